@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from evalhpc.core.identity import HASH_BYTES, make_key
 from evalhpc.models.base import Frozen
@@ -10,6 +11,15 @@ from evalhpc.models.base import Frozen
 #: Enough units that the last ones even out, few enough that leasing costs nothing.
 UNITS_PER_SHARD = 8
 LARGEST_UNIT = 32
+
+
+class Entry(NamedTuple):
+    """A request's place in a plan file, in bytes, and what it may share a unit with."""
+
+    benchmark: str
+    endpoint: str
+    start: int
+    end: int
 
 
 class Unit(Frozen):
@@ -20,6 +30,7 @@ class Unit(Frozen):
     end: int
     count: int
     benchmark: str
+    endpoint: str = "model"  # who answers it
 
 
 class RoundPlan(Frozen):
@@ -63,19 +74,27 @@ def unit_size(requests: int, shards: int, wanted: int | None) -> int:
     return max(1, min(LARGEST_UNIT, even))
 
 
-def cut_units(entries: Sequence[tuple[str, int, int]], size: int) -> tuple[Unit, ...]:
-    """Units of at most `size` requests from (benchmark, start, end) entries in file order.
+def cut_units(entries: Sequence[Entry], size: int) -> tuple[Unit, ...]:
+    """Units of at most `size` requests from entries in file order.
 
-    A unit never mixes benchmarks, so that a shard meets one sampling configuration at a time.
+    A unit never mixes benchmarks or endpoints, so that a shard meets one sampling configuration
+    at a time, and each of its workers only what its server can answer.
     """
     units: list[Unit] = []
     begin = 0
     for index in range(1, len(entries) + 1):
-        if index < len(entries) and index - begin < size and entries[index][0] == entries[begin][0]:
+        first = entries[begin]
+        if index < len(entries) and index - begin < size and entries[index][:2] == first[:2]:
             continue
-        name, start, _ = entries[begin]
-        end = entries[index - 1][2]
-        units.append(Unit(id=len(units), start=start, end=end, count=index - begin, benchmark=name))
+        unit = Unit(
+            id=len(units),
+            start=first.start,
+            end=entries[index - 1].end,
+            count=index - begin,
+            benchmark=first.benchmark,
+            endpoint=first.endpoint,
+        )
+        units.append(unit)
         begin = index
     return tuple(units)
 

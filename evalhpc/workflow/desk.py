@@ -79,10 +79,19 @@ class Desk:
             with self._lock:
                 self._book.end(self._stats())
 
-    def work_left(self) -> bool:
-        """Whether a unit could be had now: is a model worth starting?"""
+    def endpoints(self) -> tuple[str, ...]:
+        """Who is to answer the round's units, in the order of the first unit of each."""
+        return tuple(dict.fromkeys(unit.endpoint for unit in self._units.values()))
+
+    def at(self, endpoint: str) -> EndpointUnits:
+        """The units of one endpoint, for the worker that asks it."""
+        return EndpointUnits(self, endpoint)
+
+    def work_left(self, endpoint: str | None = None) -> bool:
+        """Whether a unit (of `endpoint`) could be had now: is a model worth starting?"""
+        ids = self._ids_of(endpoint)
         with self._lock:
-            return self._book.any_open(self._ids)
+            return self._book.any_open(ids)
 
     def all_done(self) -> bool:
         """Whether every unit of the round is answered or given up."""
@@ -106,9 +115,9 @@ class Desk:
 
     # --- worker.loop.Units
 
-    async def take(self) -> tuple[Unit, list[Request]] | None:
-        """Lease the next unit and read its requests."""
-        return await asyncio.to_thread(self._take)
+    async def take(self, endpoint: str | None = None) -> tuple[Unit, list[Request]] | None:
+        """Lease the next unit (of `endpoint`) and read its requests."""
+        return await asyncio.to_thread(self._take, endpoint)
 
     async def settle(self, unit: Unit) -> None:
         """Flush the journal, then mark the unit done: in this order, or a crash loses answers.
@@ -127,10 +136,16 @@ class Desk:
         assert self._journal is not None
         self._journal.append(key, answer)
 
-    def _take(self) -> tuple[Unit, list[Request]] | None:
+    def _ids_of(self, endpoint: str | None) -> list[int]:
+        if endpoint is None:
+            return self._ids
+        return [unit.id for unit in self._units.values() if unit.endpoint == endpoint]
+
+    def _take(self, endpoint: str | None) -> tuple[Unit, list[Request]] | None:
         self._pulse.wait_healthy(self.run.spec.run.lease_timeout)
+        ids = self._ids_of(endpoint)
         with self._lock:
-            number = self._book.next_unit(self._ids)
+            number = self._book.next_unit(ids)
         if number is None:
             return None
         unit = self._units[number]
@@ -180,6 +195,22 @@ class Desk:
     def _note(self, record: dict[str, Any]) -> None:
         path = self.run.paths.shard_failures(self.round, self.shard, self._attempt)
         append_jsonl(path, record)
+
+
+class EndpointUnits:
+    """worker.loop.Units for one endpoint: a desk's leases, journal and heartbeat serve them all."""
+
+    def __init__(self, desk: Desk, endpoint: str) -> None:
+        self._desk = desk
+        self._endpoint = endpoint
+
+    async def take(self) -> tuple[Unit, list[Request]] | None:
+        """Lease the endpoint's next unit and read its requests."""
+        return await self._desk.take(self._endpoint)
+
+    async def settle(self, unit: Unit) -> None:
+        """Flush the journal, then mark the unit done; units of all endpoints share a flush."""
+        await self._desk.settle(unit)
 
 
 def _next_attempt(run: Run, round_: int, shard: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from evalhpc.core.identity import Request
-from evalhpc.core.planning import RoundPlan, cut_units, unit_size
+from evalhpc.core.planning import Entry, RoundPlan, cut_units, unit_size
 from evalhpc.errors import StorageError
 from evalhpc.storage.atomic import file_hash, write_text
 from evalhpc.storage.requests_file import RequestWriter, read_requests
@@ -46,13 +46,11 @@ def plan_round(run: Run, round_: int, requests: Iterable[Request]) -> RoundPlan:
     """Write the plan file and its units; the units come last, so that they imply the plan."""
     path = run.paths.round_plan(round_)
     path.parent.mkdir(parents=True, exist_ok=True)
-    starts: list[tuple[str, int]] = []
+    entries: list[Entry] = []
     with RequestWriter(path, run.hash) as writer:
         for request in requests:
-            starts.append((request.benchmark, writer.append(request)))
-        end = writer.offset
-    ends = [start for _, start in starts[1:]] + [end]
-    entries = [(name, start, stop) for (name, start), stop in zip(starts, ends, strict=False)]
+            start = writer.append(request)
+            entries.append(Entry(request.benchmark, request.endpoint, start, writer.offset))
     size = unit_size(len(entries), run.spec.run.shards, run.spec.run.unit_size)
     plan = RoundPlan(
         round=round_,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evalhpc.core.identity import make_key, request_hash, split_key
 from evalhpc.core.planning import (
+    Entry,
     Occurrences,
     cut_units,
     unit_size,
@@ -16,15 +17,17 @@ from evalhpc.core.planning import (
     unused_repeats,
 )
 
-ENTRIES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=60)
+ITEMS = st.tuples(st.sampled_from("abc"), st.sampled_from(["model", "judge"]), st.integers(1, 50))
 
 
-@given(ENTRIES, st.integers(1, 10))
-def test_units_cover_every_request_once_in_order(items: list[tuple[str, int]], size: int) -> None:
+@given(st.lists(ITEMS, max_size=60), st.integers(1, 10))
+def test_units_cover_every_request_once_in_order(
+    items: list[tuple[str, str, int]], size: int
+) -> None:
     """Whatever the sizes, nothing is lost, doubled, mixed or too large."""
     entries, offset = [], 0
-    for name, length in items:
-        entries.append((name, offset, offset + length))
+    for name, endpoint, length in items:
+        entries.append(Entry(name, endpoint, offset, offset + length))
         offset += length
     units = cut_units(entries, size)
     assert sum(unit.count for unit in units) == len(entries)
@@ -33,9 +36,9 @@ def test_units_cover_every_request_once_in_order(items: list[tuple[str, int]], s
     assert edges == sorted(edges)
     assert all(a.end == b.start for a, b in pairwise(units))
     for unit in units:
-        inside = [e for e in entries if unit.start <= e[1] < unit.end]
+        inside = [e for e in entries if unit.start <= e.start < unit.end]
         assert len(inside) == unit.count <= size
-        assert {name for name, _, _ in inside} == {unit.benchmark}
+        assert {e[:2] for e in inside} == {(unit.benchmark, unit.endpoint)}
 
 
 @given(st.integers(1, 100_000), st.integers(1, 512))

@@ -22,15 +22,24 @@ UNITS = 8
 ANSWER = Answer(200, "application/json", b"{}")
 
 
+def planned(root: Path, endpoints: list[str]) -> Run:
+    """A run whose first round has a unit of one request for each of the endpoints."""
+    spec = make_spec(run={"unit_size": 1})
+    run = Run(RunPaths(root), spec, spec.digest())
+    run.paths.journals.mkdir()
+    keys = [make_key(bytes([number]) * 16, 0) for number in range(len(endpoints))]
+    requests = (
+        Request(key, "b", endpoint, "POST", "/completions", b"{}")
+        for key, endpoint in zip(keys, endpoints, strict=True)
+    )
+    plan_round(run, 1, requests)
+    return run
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """A desk for a round of eight units of one request each."""
-    spec = make_spec(run={"unit_size": 1})
-    run = Run(RunPaths(tmp_path), spec, spec.digest())
-    run.paths.journals.mkdir()
-    keys = [make_key(bytes([number]) * 16, 0) for number in range(UNITS)]
-    plan_round(run, 1, (Request(key, "b", "model", "POST", "/completions", b"{}") for key in keys))
-    with Desk(run, 1, 0) as opened:
+    with Desk(planned(tmp_path, ["model"] * UNITS), 1, 0) as opened:
         yield opened
 
 
@@ -82,3 +91,26 @@ def test_no_unit_is_done_before_its_answers_are_durable(
 
     assert [type(outcome) for outcome in asyncio.run(work())] == [StorageError] * UNITS
     assert done_units(desk.run.paths.round_leases(1)) == set()
+
+
+def test_each_endpoint_gets_its_own_units_and_no_others(tmp_path: Path) -> None:
+    """A worker takes what its server can answer; the desk says what is left for whom."""
+    run = planned(tmp_path, ["judge", "model", "judge"])
+
+    async def work(desk: Desk) -> None:
+        judge, model = desk.at("judge"), desk.at("model")
+        taken = [await judge.take() for _ in range(3)]
+        assert taken.pop() is None
+        assert {unit.endpoint for unit, _ in filter(None, taken)} == {"judge"}
+        assert not desk.work_left("judge")
+        assert desk.work_left("model")
+        last = await model.take()
+        assert last is not None
+        assert [request.endpoint for request in last[1]] == ["model"]
+        assert not desk.work_left()
+        await model.settle(last[0])
+        assert done_units(run.paths.round_leases(1)) == {last[0].id}
+
+    with Desk(run, 1, 0) as desk:
+        assert desk.endpoints() == ("judge", "model")
+        asyncio.run(work(desk))
