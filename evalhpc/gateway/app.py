@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -33,6 +33,7 @@ class PassCounts:
     dependents: int = 0
     live: int = 0  # answered by the model while the harness waited
     repeats: int = 0  # of a miss whose one answer will serve them too, so not planned
+    failed: int = 0  # given up for good: the harness got an error
 
 
 @dataclass
@@ -53,6 +54,7 @@ class PassGateway:
     volatile: Collection[str] = ()
     share_at_zero: bool = False
     forward: Callable[[Request], Awaitable[Answer | None]] | None = None
+    failed: Mapping[bytes, str] = field(default_factory=dict)  # key → why it was given up
     counts: PassCounts = field(default_factory=PassCounts)
     used: set[bytes] = field(default_factory=set)
     _occurrences: Occurrences = field(default_factory=Occurrences)
@@ -85,6 +87,8 @@ class PassGateway:
             # A harness retries a refusal; a retry is not a new sample.
             if known is not None and (shared or 400 <= known.status < 500):
                 return self._from_store(first, known)
+            if shared and first in self.failed:
+                return self._give_up(self.failed[first])
             if shared:
                 self.counts.repeats += 1
                 return _stub(request, path)
@@ -95,6 +99,8 @@ class PassGateway:
             if self.forward is not None:
                 self.record_miss(wanted)
             return self._from_store(key, answer)
+        if self.failed and (reason := self._why_failed(key, hash_)) is not None:
+            return self._give_up(reason)
         self.record_miss(wanted)
         if self.forward is not None:
             return self._live(self.forward, request, wanted)
@@ -115,6 +121,17 @@ class PassGateway:
         self.counts.live += 1
         self.used.add(wanted.key)
         return HttpReply(answer.status, answer.body, answer.content_type)
+
+    def _why_failed(self, key: bytes, hash_: bytes) -> str | None:
+        """The reason of a request that was given up; asked again, it is the harness's retry."""
+        return self.failed.get(key, self.failed.get(make_key(hash_, 0)))
+
+    def _give_up(self, reason: str) -> HttpReply:
+        """An error that clients do not retry: 400, in the shape of OpenAI's."""
+        self.counts.failed += 1
+        message = f"evalhpc: no answer to this request could be had ({reason})"
+        error = {"message": message, "type": "invalid_request_error", "code": "request_failed"}
+        return _json({"error": error}, status=400)
 
     def _from_store(self, key: bytes, answer: Answer) -> HttpReply:
         self.counts.answered += 1
@@ -149,5 +166,5 @@ def _stub(request: HttpRequest, path: str) -> HttpReply:
     return HttpReply(stub.status, stub.body, stub.content_type)
 
 
-def _json(value: object) -> HttpReply:
-    return HttpReply(200, orjson.dumps(value), "application/json")
+def _json(value: object, status: int = 200) -> HttpReply:
+    return HttpReply(status, orjson.dumps(value), "application/json")

@@ -187,3 +187,26 @@ def test_with_forward_a_miss_is_answered_live_and_recorded() -> None:
     assert MARKER.encode() in stub.body
     assert (bench.gateway.counts.live, bench.gateway.counts.misses) == (1, 1)
     assert [m.body for m in bench.misses] == [b'{"prompt":"yes"}', b'{"prompt":"no"}']
+
+
+def test_a_request_given_up_for_good_gets_an_error_that_nobody_retries() -> None:
+    """A 400 with the reason; neither planned nor counted as an answer, nor are its retries."""
+    bench = Bench()
+    key = make_key(request_hash("b", "model", "POST", "/completions", b'{"prompt":"q"}'), 0)
+    bench.gateway.failed = {key: "HTTP 500: out of memory"}
+    for _ in range(2):
+        reply = bench.ask(b'{"prompt":"q"}')
+        assert reply.status == 400
+        assert "HTTP 500: out of memory" in json.loads(reply.body)["error"]["message"]
+    assert not bench.misses
+    counts = bench.gateway.counts
+    assert (counts.failed, counts.answered, counts.misses) == (2, 0, 0)
+
+
+def test_a_shared_request_given_up_is_no_stub() -> None:
+    """With `share_at_zero` the further ones get the error of the first."""
+    bench = Bench(share_at_zero=True)
+    body = b'{"prompt":"q","temperature":0}'
+    key = make_key(request_hash("b", "model", "POST", "/completions", body), 0)
+    bench.gateway.failed = {key: "HTTP 500"}
+    assert [bench.ask(body).status for _ in range(3)] == [400] * 3
