@@ -85,6 +85,7 @@ class RunSettings(Frozen):
     concurrency: int = Field(default=8, ge=1)  # requests in flight per shard
     unit_size: int | None = Field(default=None, ge=1)  # requests per work unit; None: sized
     max_rounds: int = Field(default=12, ge=1)  # rounds before a run gives up
+    max_failures: float = Field(default=0.0, ge=0, le=1)  # share of a benchmark's requests
     request_timeout: float = Field(default=600.0, gt=0)  # seconds
     request_retries: int = Field(default=5, ge=0)  # per request, transient failures only
     ready_timeout: float = Field(default=1200.0, gt=0)  # seconds until the first completion

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from tenacity import (
     AsyncRetrying,
@@ -19,6 +20,7 @@ from tenacity import (
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
+from evalhpc.http.errors import TransportError
 from evalhpc.worker.replies import classify, describe, ignores_echo
 
 #: Seconds: the longest pause between two tries, and the longest Retry-After that is obeyed.
@@ -35,12 +37,27 @@ class RetryPolicy:
     pause: float = 0.5
 
 
+#: Why a request was given up. failed: a reply that will not change. transient: the server, which
+#: was there, failed or took too long. unreachable: nobody was there; no request's doing.
+Fault = Literal["failed", "transient", "unreachable"]
+#: Transport failures that may be this request's doing: the server took the connection.
+_OF_THE_REQUEST = frozenset({"timeout", "too_large", "protocol"})
+
+
 class Unanswered(EndpointError):
     """No try gave an answer; `wait` is the server's Retry-After in seconds."""
 
-    def __init__(self, what: str, *, wait: float | None = None, transient: bool = True) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        wait: float | None = None,
+        transient: bool = True,
+        fault: Fault | None = None,
+    ) -> None:
         super().__init__(what, transient=transient)
         self.wait = wait
+        self.fault: Fault = fault or ("transient" if transient else "failed")
 
 
 class Asker:
@@ -89,7 +106,9 @@ class Asker:
             reply = await self._client.request(request.method, request.path, request.body)
         except EndpointError as error:
             self._count_unreachable(error)
-            raise Unanswered(error.what, transient=error.transient) from error
+            raise Unanswered(
+                error.what, transient=error.transient, fault=_transport_fault(error)
+            ) from error
         self._unreachable = 0
         kind = classify(request.method, request.path, reply.status, reply.content_type, reply.body)
         if kind == "answer":
@@ -128,6 +147,11 @@ def _no_echo(request: Request) -> EndpointError:
         cause="this server cannot score prompts (llama.cpp cannot)",
         hint="serve the model with another server (hf, vllm), or choose generation tasks",
     )
+
+
+def _transport_fault(error: EndpointError) -> Fault:
+    of_it = isinstance(error, TransportError) and error.kind in _OF_THE_REQUEST
+    return "transient" if of_it else "unreachable"
 
 
 def _pause(error: BaseException | None, backoff: float) -> float:

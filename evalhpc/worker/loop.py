@@ -11,7 +11,7 @@ from typing import Protocol
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
 from evalhpc.http.client import HttpClient
-from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
+from evalhpc.worker.asking import Asker, Fault, RetryPolicy, Unanswered
 
 
 class Units(Protocol):
@@ -31,6 +31,7 @@ class Failure:
     key: bytes
     benchmark: str
     reason: str
+    fault: Fault = "transient"
 
 
 @dataclass
@@ -136,7 +137,8 @@ class Worker:
         try:
             answer = await self._asker.ask(request)
         except Unanswered as error:
-            self.counts.failures.append(Failure(request.key, request.benchmark, error.what))
+            failure = Failure(request.key, request.benchmark, error.what, error.fault)
+            self.counts.failures.append(failure)
             return
         finally:
             self.counts.retried = self._asker.retried

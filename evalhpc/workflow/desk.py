@@ -190,7 +190,7 @@ class Desk:
     def _note_failures(self, failures: list[Failure]) -> None:
         for failure in failures:
             record = {"key": failure.key.hex(), "benchmark": failure.benchmark}
-            self._note({**record, "reason": failure.reason})
+            self._note({**record, "reason": failure.reason, "fault": failure.fault})
 
     def _note(self, record: dict[str, Any]) -> None:
         path = self.run.paths.shard_failures(self.round, self.shard, self._attempt)
