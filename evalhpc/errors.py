@@ -9,7 +9,8 @@
     ├── EndpointError            7   a model server that refuses, denies, dies or never gets ready
     ├── HarnessError             8   the evaluation harness failed
     ├── IncompleteError          9   answers are missing: there is no score
-    └── IntegrityError          10   data that does not match what the run recorded
+    ├── IntegrityError          10   data that does not match what the run recorded
+    └── PartialError            11   there are scores, but some requests failed
 
 The text of an error says what happened, the likely cause, and the next command.
 `docs/errors.md` is the user's copy of the table.
@@ -95,6 +96,12 @@ class IntegrityError(EvalhpcError):
     """Recorded data does not match its checksum, its run or its plan."""
 
     exit_code = 10
+
+
+class PartialError(EvalhpcError):
+    """There are scores, made without the answers to some requests: `run.max_failures`."""
+
+    exit_code = 11
 
 
 class FrameError(IntegrityError):

@@ -2,6 +2,7 @@
 
     RUN/
       run.yaml provenance.json certificate.json report.md failure.json   jobs.jsonl collect.lock
+      failures.jsonl  requests that were given up for good
       scripts/        planning.sbatch shard.sbatch collect.sbatch server.sh harness-<benchmark>.sh
       tasks/          task definitions and data that the run brings along
       passes/<n>/<benchmark>/       output/ harness.log misses.frames outcome.json progress.json
@@ -29,6 +30,7 @@ class RunPaths:
         self.provenance = root / "provenance.json"
         self.certificate = root / "certificate.json"
         self.failure = root / "failure.json"
+        self.failures = root / "failures.jsonl"
         self.report = root / "report.md"
         self.jobs = root / "jobs.jsonl"
         self.cancelled = root / "cancelled"

@@ -10,6 +10,7 @@ class Counts(Frozen):
 
     planned: int  # distinct requests that any pass planned
     answered: int  # of those
+    failed: int = 0  # of those, given up for good: the harness got an error
     unused_repeats: int = 0  # of those, what harnesses asked again only because they got a stub
     duplicates: int  # further answers to the same request, not used
     disagreements: int  # duplicates that differ from the answer that is used
@@ -33,3 +34,4 @@ class Certificate(Frozen):
     merkle_root: str  # over (key, answer digest) of every answer, in order of keys
     final_pass: int
     files: dict[str, str]  # below results/ → SHA-256
+    failed: tuple[str, ...] = ()  # keys (hex) of the requests without an answer
