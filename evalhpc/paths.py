@@ -3,7 +3,8 @@
     RUN/
       run.yaml provenance.json certificate.json report.md failure.json   jobs.jsonl collect.lock
       failures.jsonl  requests that were given up for good
-      scripts/        planning.sbatch shard.sbatch collect.sbatch server.sh harness-<benchmark>.sh
+      scripts/        planning.sbatch shard.sbatch collect.sbatch server[-<endpoint>].sh
+                      harness-<benchmark>.sh
       tasks/          task definitions and data that the run brings along
       passes/<n>/<benchmark>/       output/ harness.log misses.frames outcome.json progress.json
       plan/<round>/   requests.frames units.json
@@ -58,9 +59,8 @@ class RunPaths:
         """`planning`, `shard` or `collect`: a batch script; it takes the round as its argument."""
         return self.scripts / f"{kind}.sbatch"
 
-    @property
-    def server_script(self) -> Path:
-        return self.scripts / "server.sh"
+    def server_script(self, endpoint: str = "model") -> Path:
+        return self.scripts / f"server{_suffix(endpoint)}.sh"
 
     def harness_script(self, benchmark: str) -> Path:
         return self.scripts / f"harness-{benchmark}.sh"
@@ -96,11 +96,19 @@ class RunPaths:
     def shard_failures(self, round_: int, shard: int, attempt: int) -> Path:
         return self.journal(round_, shard, attempt).with_suffix(".failures.jsonl")
 
-    def endpoint(self, round_: int, shard: int) -> Path:
-        return self.endpoints / f"{round_:04d}-{shard:05d}.json"
+    def endpoint(self, round_: int, shard: int, endpoint: str = "model") -> Path:
+        return self.endpoints / f"{round_:04d}-{shard:05d}{_suffix(endpoint)}.json"
+
+    def server_log(self, round_: int, shard: int, endpoint: str = "model") -> Path:
+        return self.logs / f"server{_suffix(endpoint)}-{round_}-{shard}.log"
 
     def pass_progress(self, number: int, benchmark: str) -> Path:
         return self.pass_dir(number, benchmark) / "progress.json"
 
     def log(self, name: str) -> Path:
         return self.logs / name
+
+
+def _suffix(endpoint: str) -> str:
+    """Names of the model under test are plain, those of further endpoints bear theirs."""
+    return "" if endpoint == "model" else f"-{endpoint}"

@@ -27,6 +27,11 @@ _OPTIONS = (
     _text("--endpoint", metavar="URL", help="An OpenAI-compatible server that is up."),
     _text("--model-id", help="The name that requests carry in their `model` field."),
     _text("--api-key-env", metavar="NAME", help="Variable that holds the endpoint's key."),
+    click.option(
+        "--with", "others", metavar="NAME=WHERE[,KEY=VALUE...]", multiple=True,
+        help="A judge, user simulator or embedder beside the model: a checkpoint or URL, with "
+        "model_id, api_key_env, kind (chat, completions, embeddings, rerank) or concurrency.",
+    ),
     _text("--suite", help="Suite by name, or a YAML file."),
     _text("--tasks", help="Comma-separated tasks, instead of a suite."),
     click.option("--shards", type=click.IntRange(min=1), help="Array tasks."),
@@ -56,6 +61,7 @@ def _with_options(command: F) -> F:
     epilog="\b\nExample:\n"
     "  evalhpc submit --model smollm2-135m --suite demo --shards 4 --wait\n"
     "  evalhpc submit --site eos --model /path/ckpt --tasks gsm8k,ifeval --shards 16\n"
+    "  evalhpc submit --model ckpt/ --suite arena.yaml --with judge=https://HOST/v1,model_id=ID\n"
     "  (what a site leaves open, such as the account, is asked for by name)",
 )
 @_with_options
@@ -67,7 +73,8 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     Without --model the demo model runs, without --suite and --tasks the demo suite.
     """
     from evalhpc.workflow.launch import launch  # start-up time
-    from evalhpc.workflow.prepare import Wish, prepare
+    from evalhpc.workflow.prepare import prepare
+    from evalhpc.workflow.wish import Wish
 
     prepared = _warned(prepare(Wish(**_merged(options)), os.environ))
     if dry_run:
@@ -103,7 +110,8 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
 @_with_options
 def render(as_json: bool, **options: Any) -> None:
     """Write and print every script that `submit` would run; submit nothing."""
-    from evalhpc.workflow.prepare import Wish, prepare  # start-up time
+    from evalhpc.workflow.prepare import prepare  # start-up time
+    from evalhpc.workflow.wish import Wish
 
     _show_scripts(_warned(prepare(Wish(**_merged(options)), os.environ)).run, as_json)
 

@@ -17,7 +17,7 @@ from evalhpc.config.suites import repeated
 from evalhpc.config.validation import validate
 from evalhpc.errors import UsageError
 from evalhpc.models.checkpoint import Deployment, Model
-from evalhpc.models.runspec import HarnessSpec, RunSpec
+from evalhpc.models.runspec import HarnessSpec, RunSpec, Served
 from evalhpc.models.site import Site
 from evalhpc.models.suite import Benchmark, Params, Suite
 
@@ -67,12 +67,14 @@ def resolve(
     harnesses: Mapping[str, HarnessSpec],
     overrides: Overrides,
     *,
+    endpoints: Mapping[str, Served] | None = None,
     python: str,
     environ: Mapping[str, str],
 ) -> RunSpec:
     """The frozen run; raises UsageError or ConfigError for what would fail on the cluster.
 
     `harnesses`: the catalogue's entries by name, those that the suite uses at least.
+    `endpoints`: those beside the model under test, by name.
     `python`: absolute path of the interpreter, unless the site names one.
     """
     site = expand_site(merge_site(layer, suite, overrides), environ)
@@ -80,16 +82,17 @@ def resolve(
         raise error
     benchmarks = merge_params(suite, site, overrides)
     used = {name: _harness(name, harnesses) for name in sorted({b.harness for b in benchmarks})}
-    if deployment.kind != "endpoint":
-        image = image_for(deployment.kind, site, deployment.image)
-        deployment = deployment.model_copy(update={"image": image})
     return RunSpec(
         evalhpc_version=evalhpc.__version__,
         name=run_name(overrides.name, suite.name, model.model_id),
         suite=suite.name,
         site=site,
         model=model,
-        deployment=deployment,
+        deployment=_in_image(deployment, site),
+        endpoints={
+            name: served.model_copy(update={"deployment": _in_image(served.deployment, site)})
+            for name, served in sorted((endpoints or {}).items())
+        },
         harnesses={
             name: spec.model_copy(
                 update={
@@ -104,6 +107,13 @@ def resolve(
         python=site.python or python,
         environment={name: environ[name] for name in site.environment.pass_through},
     )
+
+
+def _in_image(deployment: Deployment, site: Site) -> Deployment:
+    if deployment.kind == "endpoint":
+        return deployment
+    image = image_for(deployment.kind, site, deployment.image)
+    return deployment.model_copy(update={"image": image})
 
 
 def merge_params(suite: Suite, site: Site, overrides: Overrides) -> tuple[Benchmark, ...]:

@@ -105,6 +105,8 @@ def _entry(path: Path, origin: str) -> SuiteEntry:
 def _load(path: Path) -> Suite:
     data = drop_blank(Suite, load_yaml(path))
     data.setdefault("name", path.stem)
+    for wish in data["endpoints"].values() if isinstance(data.get("endpoints"), dict) else ():
+        _locate_model(wish, path.parent)
     known = (f"run.{key}" for key in RunSettings.model_fields)
     for benchmark in data["benchmarks"] if isinstance(data.get("benchmarks"), list) else ():
         _locate(benchmark, path.parent)
@@ -130,3 +132,10 @@ def _locate(benchmark: Any, folder: Path) -> None:
         # A tokenizer may also be a name that the harness knows.
         if isinstance(value, str) and (key == "include_path" or value.startswith(("./", "../"))):
             params[key] = str((folder / value).resolve())
+
+
+def _locate_model(wish: Any, folder: Path) -> None:
+    """A checkpoint that a suite file names by a relative path lies beside the file."""
+    model = wish.get("model") if isinstance(wish, dict) else None
+    if isinstance(model, str) and model.startswith(("./", "../")):
+        wish["model"] = str((folder / model).resolve())

@@ -15,9 +15,9 @@ from evalhpc.containers.runtime import step_words
 from evalhpc.core.quoting import SbatchOption, Verbatim, Words, sbatch_path
 from evalhpc.core.template_environment import Templates
 from evalhpc.errors import ConfigError
-from evalhpc.models.runspec import RunSpec
+from evalhpc.models.runspec import RunSpec, Served
 from evalhpc.models.site import JobSize, Slurm
-from evalhpc.models.suite import Benchmark
+from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
 
 BATCH_KINDS = ("planning", "shard", "collect")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -45,7 +45,7 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
     or no #SBATCH line can carry.
     """
     common = _common_variables(spec, run_dir)
-    per_script = ("script", "job", "threads", "benchmark", "harness", "container")
+    per_script = ("script", "job", "threads", "benchmark", "harness", "container", "endpoints")
     templates = Templates(sources, names=(*common, *per_script))
     scripts: dict[str, str] = {}
 
@@ -55,12 +55,14 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
     for kind in BATCH_KINDS:
         job = batch_job(spec, run_dir, kind)
         add(f"{kind}.sbatch", f"{kind}.sbatch.j2", job=job, threads=job.size.cpus)
-    if spec.deployment.kind != "endpoint":
-        container = Words(_server_step(spec, run_dir))
-        add("server.sh", "server.sh.j2", container=container, threads=spec.deployment.threads)
+    for name, served in spec.served().items():
+        if served.deployment.kind != "endpoint":
+            script = "server.sh" if name == MODEL_ENDPOINT else f"server-{name}.sh"
+            add(script, "server.sh.j2", **_server_variables(spec, run_dir, served))
+    others = {name: served.model.model_id for name, served in sorted(spec.endpoints.items())}
     for benchmark in spec.benchmarks:
         add(f"harness-{benchmark.name}.sh", "harness.sh.j2",
-            **_harness_variables(spec, run_dir, benchmark))  # fmt: skip
+            endpoints=others, **_harness_variables(spec, run_dir, benchmark))  # fmt: skip
     return scripts
 
 
@@ -71,7 +73,7 @@ def batch_job(spec: RunSpec, run_dir: str, kind: str) -> Batch:
     """
     slurm, sharded = spec.site.slurm, kind == "shard"
     size: JobSize = getattr(spec.site.resources, kind)
-    client = sharded and spec.deployment.kind == "endpoint"
+    client = sharded and all(s.deployment.kind == "endpoint" for s in spec.served().values())
     if client:
         size = spec.site.resources.planning.model_copy(update={"walltime": size.walltime})
     cpu_partition = slurm.cpu_partition if client or not sharded else None
@@ -132,13 +134,20 @@ def _check_variable(name: str) -> None:
         )
 
 
-def _server_step(spec: RunSpec, run_dir: str) -> tuple[str, ...]:
-    return step_words(
+def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, Any]:
+    model, deployment = served.model, served.deployment
+    container = step_words(
         spec.site.container,
-        spec.deployment.image,
+        deployment.image,
         writable=[run_dir],
-        read_only=_absolute(spec.model.path, spec.model.tokenizer),
+        read_only=_absolute(model.path, model.tokenizer),
     )
+    return {
+        "model": model,
+        "deployment": deployment,
+        "container": Words(container),
+        "threads": deployment.threads,
+    }
 
 
 def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dict[str, Any]:

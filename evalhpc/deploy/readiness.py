@@ -18,7 +18,15 @@ import tenacity
 from evalhpc.deploy.access import TOKEN_VARIABLE, is_loopback
 from evalhpc.errors import EndpointError
 
-Kind = Literal["completions", "chat"]
+Kind = Literal["completions", "chat", "embeddings", "rerank"]
+
+#: What a reply of each kind has: the name of its list, and a field of the list's items.
+_SHAPES: dict[Kind, tuple[str, str]] = {
+    "completions": ("choices", "text"),
+    "chat": ("choices", "message"),
+    "embeddings": ("data", "embedding"),
+    "rerank": ("results", "index"),
+}
 
 _FIRST_PAUSE = 0.1  # seconds between two attempts, doubling up to the longest
 _LONGEST_PAUSE = 3.0
@@ -163,18 +171,23 @@ def _request(target: _Target) -> tuple[str, dict[str, Any]]:
     body: dict[str, Any] = {"model": target.model_id, "max_tokens": 1, "temperature": 0}
     if target.kind == "chat":
         return "/chat/completions", {**body, "messages": [{"role": "user", "content": "Hello"}]}
+    if target.kind == "embeddings":
+        return "/embeddings", {"model": target.model_id, "input": "Hello"}
+    if target.kind == "rerank":
+        documents = ["Hello", "Goodbye"]
+        return "/rerank", {"model": target.model_id, "query": "Hello", "documents": documents}
     return "/completions", {**body, "prompt": "Hello"}
 
 
 def _check_shape(target: _Target, path: str, reply: httpx.Response) -> None:
-    """Raises EndpointError unless the reply has a choice with a text or message."""
-    field = "message" if target.kind == "chat" else "text"
+    """Raises EndpointError unless the first item of the reply has what such a reply is for."""
+    items, field = _SHAPES[target.kind]
     try:
-        reply.json()["choices"][0][field]
+        reply.json()[items][0][field]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise EndpointError(
             f"{target.url}{path} is not OpenAI-compatible: {_shown(reply)}",
-            cause=f"the reply has no choices[0].{field}",
+            cause=f"the reply has no {items}[0].{field}",
             hint=f"curl -i {target.url}/models",
         ) from error
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from evalhpc.models.base import Frozen
 from evalhpc.models.checkpoint import Deployment, Model
 from evalhpc.models.site import RunSettings, Site
-from evalhpc.models.suite import Benchmark
+from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark, EndpointName, ServiceKind
 
 #: Raised when the layout of a run directory changes; an older run is then refused by name.
 FORMAT_VERSION = 1
@@ -29,6 +29,15 @@ class HarnessSpec(Frozen):
     python: str | None = None  # interpreter that it is installed in; None: the run's own
 
 
+class Served(Frozen):
+    """One endpoint of a run: what answers there, and how it is started and asked."""
+
+    model: Model
+    deployment: Deployment
+    kinds: tuple[ServiceKind, ...]  # what it must answer to be ready
+    concurrency: int  # requests in flight per shard
+
+
 class RunSpec(Frozen):
     """One suite × one model × one site."""
 
@@ -39,6 +48,7 @@ class RunSpec(Frozen):
     site: Site
     model: Model
     deployment: Deployment
+    endpoints: dict[EndpointName, Served] = {}  # beside the model under test
     harnesses: dict[str, HarnessSpec]
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
     run: RunSettings
@@ -53,6 +63,17 @@ class RunSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 of `canonical()`, 64 hex digits."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+    def served(self) -> dict[str, Served]:
+        """Every endpoint by name; `model`, the one under test, comes first."""
+        kinds = tuple(sorted({benchmark.params.endpoint for benchmark in self.benchmarks}))
+        model = Served(
+            model=self.model,
+            deployment=self.deployment,
+            kinds=kinds,
+            concurrency=self.run.concurrency,
+        )
+        return {MODEL_ENDPOINT: model, **self.endpoints}
 
     @property
     def run_id(self) -> str:

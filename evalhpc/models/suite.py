@@ -11,6 +11,12 @@ from evalhpc.models.base import Frozen
 #: Names become folder names and URL parts, so they are kept plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 EndpointKind = Literal["completions", "chat"]
+#: What a further endpoint must answer to be ready.
+ServiceKind = Literal["completions", "chat", "embeddings", "rerank"]
+#: Names a further endpoint, its script, its variables and its URL: judge, user, embedder.
+EndpointName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+#: The model under test; further endpoints have names of their own.
+MODEL_ENDPOINT = "model"
 
 
 class Params(Frozen):
@@ -38,10 +44,23 @@ class Benchmark(Frozen):
     params: Params = Params()
 
 
+class EndpointWish(Frozen):
+    """A model beside the one under test: a checkpoint to serve (`model`), or a server (`url`)."""
+
+    model: str | None = None  # checkpoint folder, .gguf file or demo name
+    url: str | None = None  # an OpenAI-compatible server that is up
+    model_id: str | None = None  # the name that requests carry in their `model` field
+    api_key_env: str | None = None  # NAME of the variable that holds the server's key
+    kind: ServiceKind = "chat"  # what it must answer to be ready
+    concurrency: int | None = Field(default=None, ge=1)  # per shard; None: run.concurrency
+    deploy: dict[str, Any] = {}  # over the site's `deploy`, for this endpoint alone
+
+
 class Suite(Frozen):
     """What a suite file holds; `run` and `params` override the site's defaults."""
 
     name: Name
     description: str = ""
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    endpoints: dict[EndpointName, EndpointWish] = {}  # judge, user simulator, embedder, …
     run: dict[str, Any] = {}

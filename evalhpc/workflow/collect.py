@@ -24,7 +24,7 @@ from evalhpc.workflow.jobs import launched
 from evalhpc.workflow.live import bind, is_live_result
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.passes import load_outcome, run_pass
-from evalhpc.workflow.replica import Replica
+from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.rounds import (
     load_plan,
     plan_misses,
@@ -59,16 +59,16 @@ class Collected:
     requests: int = 0
 
 
-def plan_first(run: Run, replica: Replica) -> Collected:
+def plan_first(run: Run, replicas: Replicas) -> Collected:
     """Pass 0: the misses of an empty store are the plan of round 1.
 
-    With `run.miss: forward` the replica answers them at once; what an interrupted attempt has
+    With `run.miss: forward` the replicas answer them at once; what an interrupted attempt has
     journalled is not asked again.
     """
     forward = run.spec.run.miss == "forward"
     if forward and any(run.paths.journals.iterdir()):
         merge(run)
-    outcomes = run_pass(run, 0, replica.ready() if forward else None)
+    outcomes = run_pass(run, 0, replicas.ready() if forward else None)
     _refuse_failed(outcomes)
     plan = plan_misses(run, 0)
     if forward:

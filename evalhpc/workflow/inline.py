@@ -9,7 +9,7 @@ from evalhpc.errors import EvalhpcError
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import note_failure, plan_first
 from evalhpc.workflow.pulse import Pulse
-from evalhpc.workflow.replica import Replica
+from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 
@@ -19,7 +19,7 @@ _PASS_0 = 0  # the one unit of round 0
 _LOOK = 1.0
 
 
-def plan_inline(run: Run, shard: int, replica: Replica) -> bool:
+def plan_inline(run: Run, shard: int, replicas: Replicas) -> bool:
     """See to it that round 1 is planned; False when the run has failed meanwhile.
 
     One shard leases pass 0 and starts its model beside it; the others wait without a model.
@@ -31,18 +31,18 @@ def plan_inline(run: Run, shard: int, replica: Replica) -> bool:
             log.error("pass 0 failed in another shard")
             return False
         if book.next_unit([_PASS_0]) is not None:
-            _plan(run, book, replica)
+            _plan(run, book, replicas)
             return True
         time.sleep(_LOOK)
     return True
 
 
-def _plan(run: Run, book: LeaseBook, replica: Replica) -> None:
+def _plan(run: Run, book: LeaseBook, replicas: Replicas) -> None:
     pulse = Pulse(lambda: book.beat({"state": "planning"}))
     pulse.start()
     try:
-        replica.start()
-        plan_first(run, replica)
+        replicas.start()
+        plan_first(run, replicas)
         book.done(_PASS_0)
     except EvalhpcError as error:
         note_failure(run, error)

@@ -36,7 +36,8 @@ def launch(run: Run) -> list[Job]:
 def _check_images(run: Run) -> None:
     """What would fail on every node, minutes later: images and mounts that are not there."""
     images = [harness.image for harness in run.spec.harnesses.values()]
-    preflight.check_site(run.spec.site.container, [run.spec.deployment.image, *images])
+    servers = [served.deployment.image for served in run.spec.served().values()]
+    preflight.check_site(run.spec.site.container, [*servers, *images])
 
 
 def launch_round(run: Run, round_: int) -> list[Job]:

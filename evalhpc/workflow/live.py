@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from evalhpc.core.acceptance import Outcome, verdict
@@ -16,7 +16,7 @@ from evalhpc.storage.leases import LeaseBook
 from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.pulse import Pulse
-from evalhpc.workflow.replica import Endpoint
+from evalhpc.workflow.replica import Endpoint, endpoint_clients
 from evalhpc.workflow.rounds import load_plan, unanswered_units
 from evalhpc.workflow.run import Run
 
@@ -27,16 +27,18 @@ LIVE_SHARD = 99_999
 class Live:
     """Answers requests at once and journals them: what a gateway forwards to."""
 
-    def __init__(self, run: Run, asker: Asker, journal: JournalWriter) -> None:
-        self._asker = asker
+    def __init__(self, run: Run, clients: Mapping[str, HttpClient], journal: JournalWriter) -> None:
+        policy, served = RetryPolicy(run.spec.run.request_retries), run.spec.served()
+        slots = {name: served[name].concurrency for name in clients}
+        self._askers = {name: Asker(clients[name], slots[name], policy) for name in clients}
+        self._slots = {name: asyncio.Semaphore(slots[name]) for name in clients}
         self._journal = journal
-        self._slots = asyncio.Semaphore(run.spec.run.concurrency)
 
     async def __call__(self, request: Request) -> Answer | None:
-        """The model's answer; None for a request that was given up."""
-        async with self._slots:
+        """The answer of the request's endpoint; None for a request that was given up."""
+        async with self._slots[request.endpoint]:
             try:
-                answer = await self._asker.ask(request)
+                answer = await self._askers[request.endpoint].ask(request)
             except Unanswered:
                 return None
         self._journal.append(request.key, answer)
@@ -44,15 +46,10 @@ class Live:
 
 
 @asynccontextmanager
-async def live_answers(run: Run, number: int, endpoint: Endpoint) -> AsyncIterator[Live]:
+async def live_answers(
+    run: Run, number: int, endpoints: Mapping[str, Endpoint]
+) -> AsyncIterator[Live]:
     """Forwarding for pass `number`; its journal counts as one of the round that follows."""
-    settings = run.spec.run
-    client = HttpClient(
-        endpoint.url,
-        token=endpoint.token,
-        connections=settings.concurrency,
-        timeout=settings.request_timeout,
-    )
     attempt = 0
     while (path := run.paths.journal(number + 1, LIVE_SHARD, attempt)).exists():
         attempt += 1
@@ -60,11 +57,10 @@ async def live_answers(run: Run, number: int, endpoint: Endpoint) -> AsyncIterat
         pulse = Pulse(journal.flush)
         pulse.start()
         try:
-            policy = RetryPolicy(settings.request_retries)
-            yield Live(run, Asker(client, settings.concurrency, policy), journal)
+            async with endpoint_clients(run, endpoints) as clients:
+                yield Live(run, clients, journal)
         finally:
             pulse.stop()
-            await client.close()
 
 
 def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:

@@ -6,10 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from evalhpc.config.layers import deep_merge
+from evalhpc.config.validation import validate
 from evalhpc.deploy.inspection import demo_models, inspect_model, resolve_model
 from evalhpc.errors import ConfigError, ModelError
 from evalhpc.models.checkpoint import Deployment, Model
-from evalhpc.models.site import Site
+from evalhpc.models.site import DeployDefaults, Site
+from evalhpc.models.suite import EndpointWish
 
 #: What serves a format where the site does not say otherwise: the CPU servers.
 DEFAULT_SERVERS = {"hf": "hf", "gguf": "llamacpp", "endpoint": "endpoint"}
@@ -22,6 +25,13 @@ def inspect_checkpoint(name: str) -> dict[str, Any]:
     path = Path(resolve_model(name).path or name) if name in demo else Path(name)
     found = inspect_model(path)
     return asdict(found)
+
+
+def site_for(wish: EndpointWish, site: Site, name: str) -> Site:
+    """The site with the `deploy` section that holds for this endpoint."""
+    data = deep_merge(site.deploy.model_dump(), wish.deploy)
+    deploy = validate(DeployDefaults, data, f"endpoints.{name}.deploy")
+    return site.model_copy(update={"deploy": deploy})
 
 
 def choose_deployment(model: Model, site: Site) -> Deployment:

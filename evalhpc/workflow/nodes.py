@@ -8,7 +8,7 @@ from pathlib import Path
 from evalhpc.errors import EvalhpcError
 from evalhpc.workflow.collect import collect, note_failure, plan_first
 from evalhpc.workflow.launch import launch_round
-from evalhpc.workflow.replica import Replica
+from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.run import Run, open_run
 from evalhpc.workflow.shard import run_shard
 from evalhpc.workflow.signals import INTERRUPTED, Interrupted
@@ -18,8 +18,8 @@ def planning(root: Path) -> int:
     """Pass 0 and the first plan."""
     run = open_run(root)
     try:
-        with Replica(run, 0, 0) as replica:
-            planned = plan_first(run, replica)
+        with Replicas(run, 0, 0) as replicas:
+            planned = plan_first(run, replicas)
     except EvalhpcError as error:
         note_failure(run, error)
         return _failed(error)

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from evalhpc.core.acceptance import TIMED_OUT, Outcome, verdict
 from evalhpc.core.merkle import merkle_root
 from evalhpc.core.planning import unused_answers, unused_repeats
 from evalhpc.errors import StorageError
-from evalhpc.gateway.app import PassGateway
+from evalhpc.gateway.app import PassCounts, PassGateway
+from evalhpc.gateway.switchboard import Switchboard, base_path
 from evalhpc.http.server import HttpServer
-from evalhpc.models.suite import Benchmark
+from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.requests_file import RequestWriter, read_requests
 from evalhpc.storage.scan import files_with_stubs
@@ -37,25 +39,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The model under test; further endpoints (a judge) have names of their own.
-MODEL_ENDPOINT = "model"
 _LOG_TAIL = 15
 #: How the lines of a Python traceback begin, but for its last, which says what went wrong.
 _FRAMES = ("Traceback (most recent call last)", "  File ", "    ")
 
 
-def run_pass(run: Run, number: int, endpoint: Endpoint | None = None) -> list[Outcome]:
+def run_pass(
+    run: Run, number: int, endpoints: Mapping[str, Endpoint] | None = None
+) -> list[Outcome]:
     """Run pass `number` of every benchmark; one that went well before is not run again.
 
-    With an `endpoint` its misses are answered live.
+    With `endpoints` its misses are answered live.
     """
-    return uvloop.run(until_signalled(_passes(run, number, endpoint)))
+    return uvloop.run(until_signalled(_passes(run, number, endpoints)))
 
 
-async def _passes(run: Run, number: int, endpoint: Endpoint | None) -> list[Outcome]:
-    if endpoint is None:
+async def _passes(run: Run, number: int, endpoints: Mapping[str, Endpoint] | None) -> list[Outcome]:
+    if endpoints is None:
         return await all_passes(run, number)
-    async with live_answers(run, number, endpoint) as live:
+    async with live_answers(run, number, endpoints) as live:
         return await all_passes(run, number, live)
 
 
@@ -121,22 +123,28 @@ async def _with_gateway(
     started = time.monotonic()
     server = HttpServer()
     with RequestWriter(run.paths.misses(number, benchmark.name), run.hash) as misses:
-        gateway = PassGateway(
-            benchmark=benchmark.name,
-            endpoint=MODEL_ENDPOINT,
-            model_id=run.spec.model.model_id,
-            lookup=store.get,
-            record_miss=misses.append,
-            volatile=harness.volatile,
-            share_at_zero=run.spec.run.share_at_zero,
-            forward=live,
-        )
-        port = await server.start(gateway, port=run.spec.site.gateway.port, token=token)
+        counts, used = PassCounts(), set[bytes]()
+        gateways = {
+            name: PassGateway(
+                benchmark=benchmark.name,
+                endpoint=name,
+                model_id=served.model.model_id,
+                lookup=store.get,
+                record_miss=misses.append,
+                volatile=harness.volatile,
+                share_at_zero=run.spec.run.share_at_zero,
+                forward=live,
+                counts=counts,
+                used=used,
+            )
+            for name, served in run.spec.served().items()
+        }
+        handler = Switchboard(gateways)
+        port = await server.start(handler, port=run.spec.site.gateway.port, token=token)
         try:
-            code = await _harness(run, number, benchmark, port, token, gateway)
+            code = await _harness(run, number, benchmark, f"http://127.0.0.1:{port}", token, counts)
         finally:
             await server.close()
-    counts = gateway.counts
     output = run.paths.pass_output(number, benchmark.name)
     final = code == 0 and not counts.misses
     stored = _stored(run, benchmark.name, store) if code == 0 else []
@@ -150,26 +158,19 @@ async def _with_gateway(
         misses=counts.misses,
         dependents=counts.dependents,
         stub_files=files_with_stubs(output) if final else (),
-        unused=len(unused_answers(stored, gateway.used)),
-        unused_repeats=len(unused_repeats(stored, gateway.used)),
+        unused=len(unused_answers(stored, used)),
+        unused_repeats=len(unused_repeats(stored, used)),
         seconds=round(time.monotonic() - started, 3),
         log_tail=_tail(run.paths.harness_log(number, benchmark.name)) if code else (),
     )
 
 
 async def _harness(
-    run: Run, number: int, benchmark: Benchmark, port: int, token: str, gateway: PassGateway
+    run: Run, number: int, benchmark: Benchmark, origin: str, token: str, counts: PassCounts
 ) -> int:
     """Run the harness's script to its end and return its exit code."""
     output = run.paths.pass_output(number, benchmark.name)
-    # The harness talks to the gateway only: the key of the real endpoint is none of its business.
-    own = {key: v for key, v in os.environ.items() if key != run.spec.model.api_key_env}
-    env = {
-        **own,
-        "EVALHPC_BASE_URL": f"http://127.0.0.1:{port}/v1",
-        "EVALHPC_API_KEY": token,
-        "EVALHPC_OUTPUT_DIR": str(output),
-    }
+    env = {**_variables(run, origin, token), "EVALHPC_OUTPUT_DIR": str(output)}
     child = process.start(
         ["bash", str(run.paths.harness_script(benchmark.name))],
         log=run.paths.harness_log(number, benchmark.name),
@@ -180,7 +181,7 @@ async def _harness(
     waiting = asyncio.create_task(asyncio.to_thread(_wait, child))
     try:
         while time.monotonic() < deadline:
-            _write_progress(run, number, gateway)
+            _write_progress(run, number, benchmark.name, counts)
             done, _ = await asyncio.wait({waiting}, timeout=1.0)
             if done:
                 return child.returncode
@@ -189,6 +190,18 @@ async def _harness(
     finally:
         process.stop(child)
         await waiting
+
+
+def _variables(run: Run, origin: str, token: str) -> dict[str, str]:
+    """This process's environment, with the gateway in place of every endpoint's URL and key."""
+    served = run.spec.served()
+    keys = {endpoint.model.api_key_env for endpoint in served.values()}
+    variables = {name: value for name, value in os.environ.items() if name not in keys}
+    for name in served:
+        prefix = "EVALHPC" if name == MODEL_ENDPOINT else f"EVALHPC_{name.upper()}"
+        variables[f"{prefix}_BASE_URL"] = origin + base_path(name)
+        variables[f"{prefix}_API_KEY"] = token
+    return variables
 
 
 def _wait(child: subprocess.Popen[bytes]) -> None:
@@ -226,9 +239,9 @@ def _stored(run: Run, benchmark: str, store: Store) -> list[bytes]:
     return sorted(planned)
 
 
-def _write_progress(run: Run, number: int, gateway: PassGateway) -> None:
-    counts = {"asked": gateway.counts.asked, "misses": gateway.counts.misses}
-    write_text(run.paths.pass_progress(number, gateway.benchmark), json.dumps(counts))
+def _write_progress(run: Run, number: int, benchmark: str, counts: PassCounts) -> None:
+    shown = {"asked": counts.asked, "misses": counts.misses}
+    write_text(run.paths.pass_progress(number, benchmark), json.dumps(shown))
 
 
 def _tail(path: Path) -> tuple[str, ...]:

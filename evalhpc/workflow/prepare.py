@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,46 +18,24 @@ from evalhpc.config.sites import SiteLayer, detect_site, load_site
 from evalhpc.config.suites import adhoc_suite, load_suite
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.rendering import render_run
-from evalhpc.deploy.inspection import find_model
-from evalhpc.deploy.readiness import probe_endpoint
 from evalhpc.errors import StorageError, UsageError
 from evalhpc.harness.catalogue import harness_spec, lookup_task
 from evalhpc.harness.staging import stage_tasks
-from evalhpc.http.origin import Origin
-from evalhpc.models.checkpoint import Model
 from evalhpc.models.runspec import RunSpec
-from evalhpc.models.suite import Benchmark, EndpointKind, Suite
+from evalhpc.models.suite import Suite
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.workflow.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.lint import lint
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
 from evalhpc.workflow.models import choose_deployment
 from evalhpc.workflow.provenance import write_provenance
 from evalhpc.workflow.run import Run, open_run
+from evalhpc.workflow.wish import Wish
 
-DEMO_MODEL = "smollm2-135m"
 DEMO_SUITE = "demo"
 #: The directory itself was made, or filled, or it was rendered before and now got jobs.
 Undo = Literal["folder", "contents", "jobs"]
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The command line of `evalhpc submit`, as it was given."""
-
-    site: str | None = None
-    model: str | None = None
-    endpoint: str | None = None
-    model_id: str | None = None
-    api_key_env: str | None = None
-    suite: str | None = None
-    tasks: str | None = None
-    shards: int | None = None
-    limit: int | None = None
-    sets: tuple[str, ...] = ()
-    run_dir: Path | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +90,8 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
     overrides = Overrides(shards=wish.shards, limit=wish.limit, name=wish.name, sets=wish.sets)
     site = merge_site(layer, suite, overrides)
     benchmarks = merge_params(suite, site, overrides)
-    model, warnings = _model(wish, benchmarks, environ)
+    model, warnings = find_subject(wish, benchmarks, environ)
+    endpoints, more = find_endpoints(suite, wish.others, site, environ)
     spec = resolve(
         layer,
         suite,
@@ -120,10 +99,11 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
         choose_deployment(model, site),
         {b.harness: harness_spec(b.harness) for b in suite.benchmarks},
         overrides,
+        endpoints=endpoints,
         python=sys.executable,
         environ=environ,
     )
-    return spec, warnings
+    return spec, (*warnings, *more)
 
 
 def _site(wish: Wish, environ: Mapping[str, str]) -> SiteLayer:
@@ -137,53 +117,6 @@ def _suite(wish: Wish, environ: Mapping[str, str]) -> Suite:
     if wish.tasks:
         return adhoc_suite(wish.tasks, lookup_task)
     return load_suite(wish.suite or DEMO_SUITE, environ)
-
-
-def _model(
-    wish: Wish, benchmarks: Iterable[Benchmark], environ: Mapping[str, str]
-) -> tuple[Model, tuple[str, ...]]:
-    if wish.endpoint is None:
-        if wish.api_key_env:
-            raise UsageError("--api-key-env belongs to --endpoint", hint="add --endpoint URL")
-        return find_model(wish.model or DEMO_MODEL, model_id=wish.model_id)
-    if wish.model:
-        raise UsageError("--model and --endpoint are both given", hint="keep one of them")
-    if not wish.model_id:
-        raise UsageError(
-            "--endpoint needs --model-id, the name that requests carry",
-            hint=f"the server lists its names: curl {wish.endpoint.rstrip('/')}/models",
-        )
-    kinds = sorted({benchmark.params.endpoint for benchmark in benchmarks})
-    return _endpoint(wish.endpoint, wish.model_id, wish.api_key_env, kinds, environ), ()
-
-
-def _endpoint(
-    endpoint: str,
-    model_id: str,
-    key_name: str | None,
-    kinds: Iterable[EndpointKind],
-    environ: Mapping[str, str],
-) -> Model:
-    Origin.parse(endpoint)
-    url = endpoint.rstrip("/")
-    if not url.endswith("/v1"):
-        url += "/v1"
-    if key_name and not _VARIABLE.fullmatch(key_name):
-        # Not shown: most likely it is the key itself.
-        raise UsageError(
-            "--api-key-env takes the name of an environment variable, and this is none",
-            cause="the key itself was given",
-            hint="read -rs API_KEY && export API_KEY, then: --api-key-env API_KEY",
-        )
-    token = environ.get(key_name) if key_name else None
-    if key_name and not token:
-        raise UsageError(
-            f"--api-key-env {key_name}: this variable is not set",
-            hint=f"read -rs {key_name} && export {key_name}",
-        )
-    for kind in kinds:
-        probe_endpoint(url, model_id, token, kind=kind, token_variable=key_name or "API_KEY")
-    return Model(model_id=model_id, format="endpoint", url=url, api_key_env=key_name)
 
 
 def _run_dir(wish: Wish, spec: RunSpec, environ: Mapping[str, str]) -> Path:

@@ -45,6 +45,9 @@ def write_provenance(run: Run, warnings: Sequence[str] = ()) -> None:
         "packages": _versions(),
         "platform": platform.platform(),
         "model": spec.model.model_dump(mode="json"),
+        "endpoints": {
+            name: served.model.model_dump(mode="json") for name, served in spec.endpoints.items()
+        },
         "warnings": list(warnings),
         "seeds": {
             "run": spec.run.seed,

@@ -29,7 +29,8 @@ class Run:
     @property
     def plans_inline(self) -> bool:
         """Whether pass 0 belongs to the array: by choice, or because it needs the model."""
-        needs_model = self.spec.run.miss == "forward" and self.spec.model.url is None
+        served = self.spec.served().values()
+        needs_model = self.spec.run.miss == "forward" and any(s.model.url is None for s in served)
         return self.spec.run.plan == "inline" or needs_model
 
     @property

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 
 import uvloop
 
@@ -16,7 +15,7 @@ from evalhpc.worker.asking import RetryPolicy
 from evalhpc.worker.loop import WorkCounts, Worker
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.inline import plan_inline
-from evalhpc.workflow.replica import Endpoint, Replica
+from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import Interrupted, interruptible, until_signalled
@@ -36,14 +35,14 @@ def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
     if run.paths.cancelled.exists():
         log.info("shard %d: the run was cancelled", shard)
         return total
-    with interruptible(), Replica(run, round_, shard) as replica:
-        if not planned_rounds(run) and not plan_inline(run, shard, replica):
+    with interruptible(), Replicas(run, round_, shard) as replicas:
+        if not planned_rounds(run) and not plan_inline(run, shard, replicas):
             return total
         desk = Desk(run, round_, shard)
         if not desk.work_left():
             log.info("shard %d: nothing left to lease in round %d", shard, round_)
             return total
-        _answer_rounds(desk, replica, total)
+        _answer_rounds(desk, replicas, total)
     if total.failures:
         raise IncompleteError(
             f"{len(total.failures)} requests got no answer, the first: {total.failures[0].reason}",
@@ -53,53 +52,58 @@ def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
     return total
 
 
-def _answer_rounds(first: Desk, replica: Replica, total: WorkCounts) -> None:
+def _answer_rounds(first: Desk, replicas: Replicas, total: WorkCounts) -> None:
     """This round, and those that passes run beside the warm models plan after it."""
     desk: Desk | None = first
     while desk is not None:
         with desk:
-            following = uvloop.run(_round(desk, replica.ready()))
+            following = uvloop.run(_round(desk, replicas.ready(desk.endpoints())))
         total.answered += desk.counts.answered
         total.units += desk.counts.units
         total.failures += desk.counts.failures
         desk = None if following is None else Desk(desk.run, following, desk.shard)
 
 
-async def _round(desk: Desk, endpoint: Endpoint) -> int | None:
+async def _round(desk: Desk, endpoints: Mapping[str, Endpoint]) -> int | None:
     """Work at one desk to its end; returns the round that follows, if this shard stays for it."""
-    async with _client(desk.run, endpoint) as client:
+    async with endpoint_clients(desk.run, endpoints) as clients:
         following: int | None = desk.round
         while following == desk.round:
-            await _answer(desk, client)
+            await _answer(desk, clients)
             following = await _stay(desk)
     return following
 
 
-async def _answer(desk: Desk, client: HttpClient) -> None:
-    settings = desk.run.spec.run
-    worker = Worker(
-        client,
-        desk,
-        desk.record,
-        desk.counts,
-        concurrency=settings.concurrency,
-        policy=RetryPolicy(settings.request_retries),
-    )
+async def _answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
+    """A worker for each endpoint, side by side, until no unit is left for any of them."""
+    workers = [_worker(desk, name, client) for name, client in clients.items()]
     stopped = asyncio.Event()
 
     def stop() -> None:
-        worker.stop()
+        for worker in workers:
+            worker.stop()
         stopped.set()
 
     desk.state = "working"
-    await until_signalled(_until_stopped(worker, stopped), on_signal=stop)
+    await until_signalled(_until_stopped(workers, stopped), on_signal=stop)
     if stopped.is_set():
         raise Interrupted("asked to end")
 
 
-async def _until_stopped(worker: Worker, stopped: asyncio.Event) -> None:
-    """The worker's run; once stopped, what is in flight gets LAST_WORDS seconds."""
-    working = asyncio.create_task(worker.run())
+def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
+    return Worker(
+        client,
+        desk.at(endpoint),
+        desk.record,
+        desk.counts,
+        concurrency=desk.run.spec.served()[endpoint].concurrency,
+        policy=RetryPolicy(desk.run.spec.run.request_retries),
+    )
+
+
+async def _until_stopped(workers: Sequence[Worker], stopped: asyncio.Event) -> None:
+    """The workers' runs; once stopped, what is in flight gets LAST_WORDS seconds."""
+    working = asyncio.create_task(_all(workers))
     waiting = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,6 +115,17 @@ async def _until_stopped(worker: Worker, stopped: asyncio.Event) -> None:
         waiting.cancel()
         working.cancel()
         await asyncio.gather(waiting, working, return_exceptions=True)
+
+
+async def _all(workers: Sequence[Worker]) -> None:
+    """Run them side by side; the first that fails ends the others."""
+    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _stay(desk: Desk) -> int | None:
@@ -140,17 +155,3 @@ async def _await_round(desk: Desk) -> int | None:
                 continue
         await asyncio.sleep(LOOK)
     return None
-
-
-@asynccontextmanager
-async def _client(run: Run, endpoint: Endpoint) -> AsyncIterator[HttpClient]:
-    client = HttpClient(
-        endpoint.url,
-        token=endpoint.token,
-        connections=run.spec.run.concurrency,
-        timeout=run.spec.run.request_timeout,
-    )
-    try:
-        yield client
-    finally:
-        await client.close()

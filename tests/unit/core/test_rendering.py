@@ -35,7 +35,7 @@ def test_names_are_those_of_the_run_directory() -> None:
     """What is rendered is what RunPaths finds again."""
     paths = RunPaths(Path(RUN_DIR))
     expected = {paths.script(kind).name for kind in ("planning", "shard", "collect")}
-    expected |= {paths.server_script.name, paths.harness_script("arc").name}
+    expected |= {paths.server_script().name, paths.harness_script("arc").name}
     assert set(render_run(make_spec(**VLLM), RUN_DIR, SOURCES)) == expected
     assert f"--output={paths.log('shard-%A_%a.log')}" in directives(make_spec())
 
