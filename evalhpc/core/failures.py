@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import groupby
 from typing import NamedTuple
@@ -56,7 +55,6 @@ def given_up(
     return found
 
 
-def above_limit(failed: Iterable[Failed], planned: Mapping[str, int], limit: float) -> list[str]:
-    """The benchmarks of whose `planned` requests a larger share than `limit` is given up."""
-    counts = Counter(request.benchmark for request in failed)
-    return [name for name, count in counts.items() if count > limit * planned[name]]
+def above_limit(failed: Mapping[str, int], planned: Mapping[str, int], limit: float) -> list[str]:
+    """The benchmarks of whose `planned` requests a larger share than `limit` has failed."""
+    return [name for name, count in failed.items() if count > limit * planned[name]]

@@ -19,6 +19,8 @@ from evalhpc.errors import (
 )
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.locks import exclusive
+from evalhpc.storage.store import Store
+from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.finish import publish
 from evalhpc.workflow.jobs import launched
 from evalhpc.workflow.live import bind, is_live_result
@@ -28,7 +30,7 @@ from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.rounds import (
     load_plan,
     plan_misses,
-    plan_unanswered,
+    plan_round,
     planned_rounds,
     unanswered,
     within_budget,
@@ -139,18 +141,11 @@ def note_failure(run: Run, error: EvalhpcError) -> None:
 
 
 def _collect(run: Run, round_: int) -> Collected:
-    plan = load_plan(run, round_)
     merged = merge(run)
     with run.open_store() as store:
-        missing = sum(1 for _ in unanswered(run, round_, store))
-        if missing:
-            log.info("round %d left %d of %d unanswered", round_, missing, plan.requests)
-            if missing == plan.requests and not launched(run.paths, round_):
-                # Planned inside an array that ended before it could begin with it.
-                return Collected("more", round_, missing)
-            _refuse_hopeless(run, round_, missing, plan.requests)
-            following = plan_unanswered(run, round_, store)
-            return Collected("more", following.round, following.requests)
+        again = _ask_again(run, round_, store)
+        if again is not None:
+            return again
         root = merkle_root(store.pairs())
     live = [load_outcome(run, round_ - 1, b.name) for b in run.spec.benchmarks]
     if is_live_result(live, root):
@@ -162,8 +157,33 @@ def _collect(run: Run, round_: int) -> Collected:
         publish(run, round_, outcomes, merged)
         return Collected("complete", round_)
     refuse_unsettled(run, round_, outcomes)
-    _refuse_over_budget(run, sum(outcome.misses for outcome in outcomes))
+    _refuse_endless(run, round_, outcomes)
     following = plan_misses(run, round_)
+    return Collected("more", following.round, following.requests)
+
+
+def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
+    """Plan what the round left unanswered and is worth asking again; None where nothing is."""
+    plan = load_plan(run, round_)
+    missing = {request.key: request.benchmark for request in unanswered(run, round_, store)}
+    if missing:
+        log.info("round %d left %d of %d unanswered", round_, len(missing), plan.requests)
+    fruitless = len(missing) == plan.requests > 0
+    if fruitless and not launched(run.paths, round_):
+        # Planned inside an array that ended before it could begin with it.
+        return Collected("more", round_, len(missing))
+    failed = failed_requests(run, store)
+    if fruitless and not worth_another(run, round_, missing):
+        refuse_above_limit(run, failed)
+        raise _hopeless(run, round_, plan.requests)
+    refuse_above_limit(run, failed)
+    left = missing.keys() - failed.keys()
+    if not left:
+        return None
+    _refuse_over_budget(run, len(left))
+    wanted = (request for request in unanswered(run, round_, store) if request.key in left)
+    # The other way round where one request may have broken the server for those behind it.
+    following = plan_round(run, round_ + 1, reversed(list(wanted)) if fruitless else wanted)
     return Collected("more", following.round, following.requests)
 
 
@@ -175,16 +195,11 @@ def _refuse_failed(outcomes: list[Outcome]) -> None:
             raise kind(what, cause=cause, hint=hint)
 
 
-def _refuse_hopeless(run: Run, round_: int, missing: int, planned: int) -> None:
-    """A round that answered nothing will not do better; nor is the budget endless."""
-    if missing == planned:
-        kind, cause, hint = _first_failure(run, round_)
-        raise kind(
-            f"round {round_} answered none of its {planned} requests: there is no score",
-            cause=cause,
-            hint=hint,
-        )
-    _refuse_over_budget(run, missing)
+def _hopeless(run: Run, round_: int, planned: int) -> EvalhpcError:
+    """A round that answered nothing will not do better."""
+    kind, cause, hint = _first_failure(run, round_)
+    what = f"round {round_} answered none of its {planned} requests: there is no score"
+    return kind(what, cause=cause, hint=hint)
 
 
 def _refuse_over_budget(run: Run, missing: int) -> None:
@@ -196,6 +211,25 @@ def _refuse_over_budget(run: Run, missing: int) -> None:
         "there is no score",
         cause=cause,
         hint=f"evalhpc resume {run.paths.root} (grants {run.spec.run.max_rounds} rounds more)",
+    )
+
+
+def _refuse_endless(run: Run, number: int, outcomes: list[Outcome]) -> None:
+    """The rounds are used up by a harness that always has more to ask, not by lost answers."""
+    if within_budget(run):
+        return
+    asking = [outcome for outcome in outcomes if outcome.misses]
+    new = ", ".join(f"{outcome.misses} of {outcome.benchmark}" for outcome in asking)
+    waiting = sum(outcome.dependents for outcome in asking)
+    raise IncompleteError(
+        f"pass {number} still has new questions ({new}) after {run.spec.run.max_rounds} rounds, "
+        "all of which were answered: there is no score",
+        cause="a conversation with more turns than run.max_rounds"
+        if waiting
+        else "the harness asks in other words each time (a judge whose verdict it cannot read, "
+        "an agent that goes on)",
+        hint=f"evalhpc resume {run.paths.root} (grants {run.spec.run.max_rounds} rounds more), "
+        "or submit again with --miss forward, where the model answers during the pass",
     )
 
 
