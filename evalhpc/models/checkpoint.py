@@ -42,3 +42,4 @@ class Deployment(Frozen):
     tensor_parallel: int = 1
     extra_args: tuple[str, ...] = ()
     image: str | None = None
+    one_sampling_config: bool = False  # a batch gets its first request's settings: never mix

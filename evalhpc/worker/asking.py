@@ -18,10 +18,14 @@ from tenacity import (
 )
 
 from evalhpc.core.identity import Answer, Request
+from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.http.errors import TransportError
+from evalhpc.http.messages import HttpResponse
+from evalhpc.worker.pace import Pace
 from evalhpc.worker.replies import classify, describe, ignores_echo
+from evalhpc.worker.turns import Turns
 
 #: Seconds: the longest pause between two tries, and the longest Retry-After that is obeyed.
 LONGEST_PAUSE = 60.0
@@ -42,6 +46,9 @@ class RetryPolicy:
 Fault = Literal["failed", "transient", "unreachable"]
 #: Transport failures that may be this request's doing: the server took the connection.
 _OF_THE_REQUEST = frozenset({"timeout", "too_large", "protocol"})
+#: How a server, or what stands before it, says that it has too much to do.
+_OVERLOADED_STATUSES = frozenset({408, 429, 502, 503, 504, 529})
+_OVERLOADED_TRANSPORT = frozenset({"timeout", "reset"})
 
 
 class Unanswered(EndpointError):
@@ -61,14 +68,40 @@ class Unanswered(EndpointError):
 
 
 class Asker:
-    """Asks one endpoint, for callers that keep up to `concurrency` requests in flight."""
+    """Asks one endpoint, for callers that keep up to `pace.limit` requests in flight.
 
-    def __init__(self, client: HttpClient, concurrency: int, policy: RetryPolicy) -> None:
+    `concurrency` is the most that may ever be; where not `adaptive`, it is the limit.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        concurrency: int,
+        policy: RetryPolicy,
+        *,
+        adaptive: bool = True,
+        one_sampling_config: bool = False,
+    ) -> None:
         self.retried = 0
+        self.pace = Pace(concurrency, adaptive=adaptive)
         self._client = client
-        self._concurrency = concurrency
         self._policy = policy
+        self._one_config = one_sampling_config
+        self._turns = Turns(lambda: self.pace.limit)
         self._unreachable = 0
+
+    async def ask_in_turn(self, request: Request) -> Answer:
+        """Like `ask`, for callers that do not count: waits until the limit lets it in.
+
+        With `one_sampling_config`, requests of different configurations are never in flight
+        together; one between two tries counts as in flight.
+        """
+        config = sampling_config(request.path, request.body) if self._one_config else b""
+        await self._turns.enter(config)
+        try:
+            return await self.ask(request)
+        finally:
+            self._turns.leave()
 
     async def ask(self, request: Request) -> Answer:
         """The answer; Unanswered if this request is given up, EndpointError if all would be."""
@@ -102,19 +135,12 @@ class Asker:
 
     async def _ask(self, request: Request, *, attempt: int) -> Answer:
         started = time.perf_counter()
-        try:
-            reply = await self._client.request(request.method, request.path, request.body)
-        except EndpointError as error:
-            self._count_unreachable(error)
-            raise Unanswered(
-                error.what, transient=error.transient, fault=_transport_fault(error)
-            ) from error
-        self._unreachable = 0
+        reply = await self._exchange(request, started)
+        latency = time.perf_counter() - started
         kind = classify(request.method, request.path, reply.status, reply.content_type, reply.body)
         if kind == "answer":
             if reply.status < 300 and ignores_echo(request.body, reply.body):
                 raise _no_echo(request)
-            latency = time.perf_counter() - started
             return Answer(reply.status, reply.content_type, reply.body, latency, attempt)
         if kind == "denied":
             raise EndpointError(
@@ -129,9 +155,31 @@ class Asker:
             transient=kind == "transient",
         )
 
+    async def _exchange(self, request: Request, started: float) -> HttpResponse:
+        """One reply of whatever kind; the pace learns how it went."""
+        pace = self.pace
+        pace.in_flight += 1
+        try:
+            reply = await self._client.request(request.method, request.path, request.body)
+            if reply.status < 300:
+                pace.answered(started, time.perf_counter())
+            elif reply.status in _OVERLOADED_STATUSES:
+                pace.overloaded(started, time.perf_counter())
+        except EndpointError as error:
+            if isinstance(error, TransportError) and error.kind in _OVERLOADED_TRANSPORT:
+                pace.overloaded(started, time.perf_counter())
+            self._count_unreachable(error)
+            raise Unanswered(
+                error.what, transient=error.transient, fault=_transport_fault(error)
+            ) from error
+        finally:
+            pace.in_flight -= 1
+        self._unreachable = 0
+        return reply
+
     def _count_unreachable(self, error: EndpointError) -> None:
         self._unreachable += 1
-        if self._unreachable >= max(DEAD_AFTER, 2 * self._concurrency):
+        if self._unreachable >= max(DEAD_AFTER, 2 * self.pace.limit):
             raise EndpointError(
                 f"the model server is gone: {self._unreachable} requests in a row failed, "
                 f"the last with: {error.what}",

@@ -1,4 +1,4 @@
-"""The worker: takes units, keeps N requests in flight, hands every answer to the journal."""
+"""The worker: takes units, keeps requests in flight, hands every answer to the journal."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class WorkCounts:
     answered: int = 0
     retried: int = 0
     units: int = 0
+    concurrency: int = 0  # requests that may be in flight now
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -64,12 +65,26 @@ class Worker:
         *,
         concurrency: int,
         policy: RetryPolicy | None = None,
+        adaptive: bool = True,
+        one_sampling_config: bool = False,
     ) -> None:
+        """At most `concurrency` requests are in flight; of one sampling configuration, if so."""
         self.counts = counts
-        self._asker = Asker(client, concurrency, policy or RetryPolicy())
+        asker = Asker(
+            client,
+            concurrency,
+            policy or RetryPolicy(),
+            adaptive=adaptive,
+            one_sampling_config=one_sampling_config,
+        )
+        self._asker = asker
+        self._ask = asker.ask_in_turn if one_sampling_config else asker.ask
+        self._lanes = 0  # each has one request in work
+        self._tasks: set[asyncio.Task[None]] = set()  # theirs
+        self._ended: asyncio.Future[None] | None = None  # every lane has, or one has failed
+        self._counted_limit = self._counted_retries = 0  # our share of the counts
         self._units = units
         self._record = record
-        self._concurrency = concurrency
         self._queue: list[tuple[_Open, Request]] = []
         self._taking = False  # a lane is at it
         self._waiting: deque[asyncio.Future[None]] = deque()  # the lanes that it keeps waiting
@@ -83,15 +98,47 @@ class Worker:
 
     async def run(self) -> None:
         """Work to the end; raises EndpointError when the server denies us or is gone."""
-        tasks = [asyncio.create_task(self._lane()) for _ in range(self._concurrency)]
+        self._ended = asyncio.get_running_loop().create_future()
+        self._resize()
         try:
-            await asyncio.gather(*tasks)
+            await self._ended
         finally:
+            self._count_limit(0)
+            tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _resize(self) -> bool:
+        """Open lanes up to the limit; False if the calling one is beyond it, and ends."""
+        limit = self._asker.pace.limit
+        self._count_limit(limit)
+        if self._lanes > limit:
+            self._lanes -= 1
+            return False
+        while self._lanes < limit and (self._queue or not self._exhausted):
+            self._lanes += 1
+            task = asyncio.create_task(self._lane())
+            self._tasks.add(task)
+            task.add_done_callback(self._lane_ended)
+        return True
+
+    def _count_limit(self, limit: int) -> None:
+        self.counts.concurrency += limit - self._counted_limit
+        self._counted_limit = limit
+
+    def _lane_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._ended is None or self._ended.done():
+            return
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._ended.set_exception(error)
+        elif not self._tasks:
+            self._ended.set_result(None)
+
     async def _lane(self) -> None:
+        pace = self._asker.pace
         while not self._stopping:
             item = await self._next()
             if item is None:
@@ -102,6 +149,8 @@ class Worker:
             if open_unit.left == 0:
                 await self._units.settle(open_unit.unit)
                 self.counts.units += 1
+            if self._lanes != pace.limit and not self._resize():
+                return
 
     async def _next(self) -> tuple[_Open, Request] | None:
         while not (self._queue or self._exhausted or self._stopping):
@@ -135,12 +184,13 @@ class Worker:
 
     async def _answer(self, request: Request) -> None:
         try:
-            answer = await self._asker.ask(request)
+            answer = await self._ask(request)
         except Unanswered as error:
             failure = Failure(request.key, request.benchmark, error.what, error.fault)
             self.counts.failures.append(failure)
             return
         finally:
-            self.counts.retried = self._asker.retried
+            self.counts.retried += self._asker.retried - self._counted_retries
+            self._counted_retries = self._asker.retried
         self._record(request.key, answer)
         self.counts.answered += 1
