@@ -21,7 +21,8 @@ class Outcome(Frozen):
     unused: int = 0  # stored answers of this benchmark that were neither used nor a retry's
     unused_repeats: int = 0  # stored further occurrences of used ones: a harness's retries of stubs
     live: int = 0  # answered by the model during the pass itself (run.miss: forward)
-    store_root: str = ""  # Merkle root of the answers that the pass was given
+    failed: int = 0  # got an error, since they were given up for good (run.max_failures)
+    store_root: str = ""  # Merkle root of this benchmark's answers that the pass was given
     seconds: float = 0.0
     log_tail: tuple[str, ...] = ()  # last lines of the harness's log when it failed
 

@@ -152,4 +152,4 @@ def _reasons(failed: Mapping[bytes, Failed]) -> str:
 def _round_up(share: float) -> float:
     """A share that allows for this one, in few digits."""
     digits = 3
-    return min(1.0, round(share + 0.5 * 10**-digits, digits))
+    return min(1.0, round(share + 0.5 / 10.0**digits, digits))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from evalhpc.config.yaml_files import dump_yaml
 from evalhpc.core.acceptance import Outcome
+from evalhpc.core.failures import Failed
 from evalhpc.core.merkle import merkle_root
 from evalhpc.core.report import report_markdown
 from evalhpc.core.results import HarnessOutput, check_document, results_document
@@ -26,20 +27,24 @@ from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.samples import RequestRow, write_requests, write_samples
 from evalhpc.storage.store import MergeReport, Store
 from evalhpc.workflow.provenance import complete_provenance, read_provenance
+from evalhpc.workflow.failures import failed_requests, planned_counts, write_failures
 from evalhpc.workflow.rounds import load_plan, planned_keys, planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.stored import stored_answers
 
 log = logging.getLogger(__name__)
 
 
 def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport) -> Certificate:
     """Write everything that a complete run has; the certificate comes last and says so."""
-    counts = _counts(run, number, outcomes, merged)
-    root = _checked_root(run, outcomes)
+    failed = _failed(run)
+    counts = _counts(run, number, outcomes, merged, failed)
+    root = _checked_root(run, outcomes, failed)
+    number_of = {outcome.benchmark: outcome.number for outcome in outcomes}
     _empty(run.paths.results)
     outputs = {
         b.name: read_output(
-            run.spec.harnesses[b.harness].results, run.paths.pass_output(number, b.name)
+            run.spec.harnesses[b.harness].results, run.paths.pass_output(number_of[b.name], b.name)
         )
         for b in run.spec.benchmarks
     }
@@ -53,7 +58,7 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
             hint=f"look at passes/{number}/*/output in {run.paths.root}",
         ) from error
     for benchmark in outputs:
-        _copy_output(run, number, benchmark)
+        _copy_output(run, number_of[benchmark], benchmark)
     write_text(run.paths.results_yml, dump_yaml(document))
     write_samples(run.paths.samples, {name: out.samples for name, out in outputs.items()})
     with run.open_store() as store:
@@ -64,8 +69,9 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
         passes=[outcome.model_dump(exclude={"log_tail"}) for outcome in outcomes],
         counts=counts.model_dump(),
     )
-    certificate = _certificate(run, number, counts, root)
+    certificate = _certificate(run, number, counts, root, failed)
     report = report_markdown(document, read_provenance(run), certificate)
+    write_failures(run, failed)
     write_text(run.paths.report, report)
     write_text(run.paths.certificate, certificate.model_dump_json(indent=1) + "\n")
     run.paths.failure.unlink(missing_ok=True)
@@ -80,13 +86,20 @@ def result_files(run: Run) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_hash(path) for path in files}
 
 
-def _checked_root(run: Run, outcomes: list[Outcome]) -> str:
+def _failed(run: Run) -> dict[bytes, Failed]:
+    """What is given up for good of the requests that are planned and have no answer."""
+    with run.open_store() as store:
+        return failed_requests(run, store)
+
+
+def _checked_root(run: Run, outcomes: list[Outcome], failed: Collection[bytes]) -> str:
     """The Merkle root of the answers, each hashed anew, and the one that every pass was given."""
     with run.open_store() as store:
         store.verify()
         root = merkle_root(store.pairs())
+        stored = stored_answers(run, store, failed)
     for outcome in outcomes:
-        if outcome.store_root != root:
+        if outcome.store_root != stored[outcome.benchmark].root:
             raise IntegrityError(
                 f"pass {outcome.number} of {outcome.benchmark} was run over other answers than "
                 "those that are stored now",
@@ -104,30 +117,41 @@ def _empty(folder: Path) -> None:
         folder.mkdir()
 
 
-def _counts(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport) -> Counts:
+def _counts(
+    run: Run,
+    number: int,
+    outcomes: list[Outcome],
+    merged: MergeReport,
+    failed: Collection[bytes],
+) -> Counts:
     planned = planned_keys(run)
     with run.open_store() as store:
         answered = sum(1 for key in planned if store.has(key))
-    if answered != len(planned):
+    missing = len(planned) - answered
+    if missing != len(failed):
         # Cannot be after a pass without a miss, unless a plan file was tampered with.
         raise IncompleteError(
-            f"{len(planned) - answered} of {len(planned)} planned requests have no answer",
+            f"{missing} of {len(planned)} planned requests have no answer",
             cause="a journal was removed or damaged while the collector ran",
             hint=f"evalhpc resume {run.paths.root}",
         )
     return Counts(
         planned=len(planned),
         answered=answered,
+        failed=len(failed),
         unused_repeats=sum(outcome.unused_repeats for outcome in outcomes),
-        duplicates=merged.duplicates,
-        disagreements=merged.disagreements,
+        # Plain numbers, whatever counted them: they go into JSON.
+        duplicates=int(merged.duplicates),
+        disagreements=int(merged.disagreements),
         damaged=len(merged.damaged),
         rounds=len(planned_rounds(run)),
         passes=sum(1 for n in range(number + 1) if (run.paths.passes / str(n)).is_dir()),
     )
 
 
-def _certificate(run: Run, number: int, counts: Counts, root: str) -> Certificate:
+def _certificate(
+    run: Run, number: int, counts: Counts, root: str, failed: Collection[bytes]
+) -> Certificate:
     spec = run.spec
     images = {name: harness.image for name, harness in spec.harnesses.items()}
     images[spec.deployment.kind] = spec.deployment.image
@@ -143,6 +167,7 @@ def _certificate(run: Run, number: int, counts: Counts, root: str) -> Certificat
         merkle_root=root,
         final_pass=number,
         files=result_files(run),
+        failed=tuple(sorted(key.hex() for key in failed)),
     )
 
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from evalhpc.core.acceptance import Outcome, verdict
 from evalhpc.core.identity import Answer, Request
-from evalhpc.core.merkle import merkle_root
 from evalhpc.http.client import HttpClient
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.journal import JournalWriter
@@ -19,6 +18,7 @@ from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.replica import Endpoint, endpoint_clients
 from evalhpc.workflow.rounds import load_plan, unanswered_units
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.stored import stored_answers
 
 #: Journals of live passes bear the number of a shard that no array has.
 LIVE_SHARD = 99_999
@@ -70,26 +70,27 @@ def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:
     """
     merge(run)
     with run.open_store() as store:
-        root = merkle_root(store.pairs())
+        stored = stored_answers(run, store, ())
         left = unanswered_units(run, number + 1, store)
     book = LeaseBook(run.paths.round_leases(number + 1), "live", run.spec.run.lease_timeout)
     for unit in load_plan(run, number + 1).units:
         if unit.id not in left:
             book.done(unit.id)
     book.end({"state": "ended"})
-    bound = [outcome.model_copy(update={"store_root": root}) for outcome in outcomes]
+    bound = [
+        outcome.model_copy(update={"store_root": stored[outcome.benchmark].root})
+        for outcome in outcomes
+    ]
     for outcome in bound:
         path = run.paths.outcome(number, outcome.benchmark)
         write_text(path, outcome.model_dump_json(indent=1))
     return bound
 
 
-def is_live_result(outcomes: list[Outcome | None], root: str) -> bool:
-    """Whether a live pass over just these answers is the result: no replay is needed."""
-    return bool(outcomes) and all(
-        outcome is not None
-        and outcome.live > 0
-        and outcome.store_root == root
-        and verdict(outcome) == "final"
-        for outcome in outcomes
-    )
+def is_live_result(run: Run, outcomes: list[Outcome]) -> bool:
+    """Whether live passes over just the stored answers are the result: no replay is needed."""
+    if not all(outcome.live > 0 and verdict(outcome) == "final" for outcome in outcomes):
+        return False
+    with run.open_store() as store:
+        stored = stored_answers(run, store, ())
+    return all(outcome.store_root == stored[outcome.benchmark].root for outcome in outcomes)

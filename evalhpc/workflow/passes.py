@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ import uvloop
 
 from evalhpc import process
 from evalhpc.core.acceptance import TIMED_OUT, Outcome, verdict
-from evalhpc.core.merkle import merkle_root
 from evalhpc.core.planning import unused_answers, unused_repeats
 from evalhpc.errors import StorageError
 from evalhpc.gateway.app import PassCounts, PassGateway
@@ -24,15 +24,16 @@ from evalhpc.gateway.switchboard import Switchboard, base_path
 from evalhpc.http.server import HttpServer
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
 from evalhpc.storage.atomic import write_text
-from evalhpc.storage.requests_file import RequestWriter, read_requests
+from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
+from evalhpc.workflow.failures import failed_requests
 from evalhpc.workflow.live import Live, live_answers
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.replica import Endpoint
-from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import until_signalled
+from evalhpc.workflow.stored import Stored, stored_answers
 
 if TYPE_CHECKING:
     import subprocess  # for an annotation: only `process` runs commands
@@ -44,12 +45,21 @@ _LOG_TAIL = 15
 _FRAMES = ("Traceback (most recent call last)", "  File ", "    ")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What every benchmark of one pass is answered from."""
+
+    store: Store
+    failed: Mapping[bytes, str]  # key → why it was given up for good
+    stored: Mapping[str, Stored]
+
+
 def run_pass(
     run: Run, number: int, endpoints: Mapping[str, Endpoint] | None = None
 ) -> list[Outcome]:
     """Run pass `number` of every benchmark; one that went well before is not run again.
 
-    With `endpoints` its misses are answered live.
+    The outcome of one that is final over the same answers is that of its own, earlier pass. With `endpoints` its misses are answered live.
     """
     return uvloop.run(until_signalled(_passes(run, number, endpoints)))
 
@@ -81,10 +91,12 @@ async def all_passes(run: Run, number: int, live: Live | None = None) -> list[Ou
 
     async def one(benchmark: Benchmark) -> Outcome:
         async with at_once:
-            return await _benchmark_pass(run, number, benchmark, store, root, live)
+            return await _benchmark_pass(run, number, benchmark, known, live)
 
     with run.open_store() as store:
-        root = merkle_root(store.pairs())
+        failed = failed_requests(run, store)
+        reasons = {key: request.reason for key, request in failed.items()}
+        known = _Known(store, reasons, stored_answers(run, store, failed))
         log.info("pass %d: %d benchmarks, %d answers", number, len(run.spec.benchmarks), len(store))
         tasks = [asyncio.create_task(one(b)) for b in run.spec.benchmarks]
         try:
@@ -96,15 +108,15 @@ async def all_passes(run: Run, number: int, live: Live | None = None) -> list[Ou
 
 
 async def _benchmark_pass(
-    run: Run, number: int, benchmark: Benchmark, store: Store, root: str, live: Live | None
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Live | None
 ) -> Outcome:
-    known = load_outcome(run, number, benchmark.name)
-    # An outcome stands for the answers that it was made from, and for no others.
-    if known is not None and verdict(known) != "failed" and known.store_root == root:
-        log.info("pass %d of %s is there already", number, benchmark.name)
-        return known
+    root = known.stored[benchmark.name].root
+    done = _done_before(run, number, benchmark.name, root)
+    if done is not None:
+        log.info("pass %d of %s is there already", done.number, benchmark.name)
+        return done
     _fresh_folder(run, number, benchmark.name)
-    outcome = await _with_gateway(run, number, benchmark, store, live)
+    outcome = await _with_gateway(run, number, benchmark, known, live)
     outcome = outcome.model_copy(update={"store_root": root})
     write_text(run.paths.outcome(number, benchmark.name), outcome.model_dump_json(indent=1))
     log.info(
@@ -115,8 +127,21 @@ async def _benchmark_pass(
     return outcome
 
 
+def _done_before(run: Run, number: int, benchmark: str, root: str) -> Outcome | None:
+    """The outcome of this pass, or of an earlier and final one, over the answers of `root`.
+
+    An outcome stands for the answers that it was made from, and for no others.
+    """
+    same = load_outcome(run, number, benchmark)
+    done = same or outcome_before(run, number, benchmark)
+    if done is None or done.store_root != root:
+        return None
+    good = ("final", "misses") if same is not None else ("final",)
+    return done if verdict(done) in good else None
+
+
 async def _with_gateway(
-    run: Run, number: int, benchmark: Benchmark, store: Store, live: Live | None
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Live | None
 ) -> Outcome:
     harness = run.spec.harnesses[benchmark.harness]
     token = secrets.token_hex(24)
@@ -129,11 +154,12 @@ async def _with_gateway(
                 benchmark=benchmark.name,
                 endpoint=name,
                 model_id=served.model.model_id,
-                lookup=store.get,
+                lookup=known.store.get,
                 record_miss=misses.append,
                 volatile=harness.volatile,
                 share_at_zero=run.spec.run.share_at_zero,
                 forward=live,
+                failed=known.failed,
                 counts=counts,
                 used=used,
             )
@@ -147,7 +173,7 @@ async def _with_gateway(
             await server.close()
     output = run.paths.pass_output(number, benchmark.name)
     final = code == 0 and not counts.misses
-    stored = _stored(run, benchmark.name, store) if code == 0 else []
+    stored = known.stored[benchmark.name].keys if code == 0 else []
     return Outcome(
         benchmark=benchmark.name,
         number=number,
@@ -155,6 +181,7 @@ async def _with_gateway(
         asked=counts.asked,
         answered=counts.answered,
         live=counts.live,
+        failed=counts.failed,
         misses=counts.misses,
         dependents=counts.dependents,
         stub_files=files_with_stubs(output) if final else (),
@@ -226,17 +253,6 @@ def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
             cause="the run directory is not writable, or its file system is full",
             hint="free some space, then: evalhpc resume RUN",
         ) from error
-
-
-def _stored(run: Run, benchmark: str, store: Store) -> list[bytes]:
-    """The keys of this benchmark's planned and answered requests, sorted."""
-    planned = {
-        request.key
-        for round_ in planned_rounds(run)
-        for request in read_requests(run.paths.round_plan(round_), run.hash)
-        if request.benchmark == benchmark and store.has(request.key)
-    }
-    return sorted(planned)
 
 
 def _write_progress(run: Run, number: int, benchmark: str, counts: PassCounts) -> None:

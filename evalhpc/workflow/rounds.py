@@ -106,4 +106,6 @@ def planned_keys(run: Run) -> set[bytes]:
 
 def _misses(run: Run, number: int) -> Iterator[Request]:
     for benchmark in run.spec.benchmarks:
-        yield from read_requests(run.paths.misses(number, benchmark.name), run.hash)
+        # A benchmark that was final before has no part in this pass.
+        if run.paths.outcome(number, benchmark.name).is_file():
+            yield from read_requests(run.paths.misses(number, benchmark.name), run.hash)
