@@ -1,4 +1,4 @@
-"""Writing the layout of store.h5: everything but the bodies, in flat memory."""
+"""Writing the layout of store.h5: everything but the bodies before it, in flat memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,25 @@ from evalhpc.storage.store_file import (
 
 
 class _Target(io.FileIO):
-    """The file below HDF5. It keeps its first error for us: HDF5 crashes the process when it
-    cannot write a file's end (a full disk), and never gets to say so."""
+    """The file below HDF5, which takes it for empty at first: the bodies in it are ours.
+
+    It keeps its first error for us: HDF5 crashes the process when it cannot write a file's end
+    (a full disk), and never gets to say so.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "x+")
+        super().__init__(path, "r+")
         self.error: OSError | None = None
+        self._end = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(self._end if whence == os.SEEK_END else offset)
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]  # what h5py gives
         try:
             if self.error is None:
                 write_all(self.fileno(), data)
+                self._end = max(self._end, self.tell())
         except OSError as error:
             self.error = error
         return len(data)
@@ -45,29 +53,24 @@ class _Target(io.FileIO):
         try:
             if self.error is None:
                 os.ftruncate(self.fileno(), size or 0)
+                self._end = size or 0
         except OSError as error:
             self.error = error
         return size or 0
 
 
 class LayoutWriter:
-    """Writes a new store file but for its bodies. A failed write is raised by `close`."""
+    """Completes a file that holds a store's bodies. A failed write is raised by `close`."""
 
-    def __init__(self, path: Path, run_hash: str, answers: int) -> None:
-        self._target = _Target(path)
-        # The oldest layout that holds this: readable everywhere, without times or random ids.
-        self._file = h5py.File(self._target, "w", libver=("earliest", "v108"), track_order=False)
+    def __init__(self, path: Path, run_hash: str, answers: int, size: int) -> None:
         self._answers = answers
-        for name, value in (
-            ("format", FORMAT),
-            ("run_hash", np.bytes_(run_hash.encode("ascii"))),
-            ("hash", np.bytes_(HASH_NAME.encode("ascii"))),
-            ("answers", answers),
-        ):
-            self._file.attrs[name] = value
+        self._target = _Target(path)
+        self._file, at = _begun(self._target, run_hash, answers, size)
+        if size and at != bodies_at(run_hash):
+            raise RuntimeError(f"HDF5 puts bodies at {at} that are at {bodies_at(run_hash)}")
 
-    def rows(self, chunks: Iterable[Mapping[str, Column]]) -> int:
-        """Write COLUMNS and `length`, the bodies' sizes, of all rows; the sum of the sizes."""
+    def rows(self, chunks: Iterable[Mapping[str, Column]]) -> None:
+        """Write COLUMNS, and as `offsets` the sums of `length`, the bodies' sizes, of all rows."""
         columns = {name: self._allocate(name, *shape) for name, shape in COLUMNS.items()}
         offsets = _allocate(self._file, "offsets", (self._answers + 1,), "<i8")
         at = size = 0
@@ -80,7 +83,6 @@ class LayoutWriter:
             at += len(ends)
             size = int(ends[-1]) if len(ends) else size
         offsets[0] = 0
-        return size
 
     def by_key(self, chunks: Iterable[Mapping[str, Column]]) -> None:
         """Write BY_KEY and the directory."""
@@ -106,14 +108,11 @@ class LayoutWriter:
             text = np.frombuffer(encode_meta(tables[name]), "u1")
             _allocate(self._file, name, text.shape, "u1")[...] = text
 
-    def close(self, size: int) -> int:
-        """Close the file, with space for `size` bytes of bodies, whose offset is returned."""
-        self._file.attrs["bytes"] = size
-        at = offset_of(_allocate(self._file, "blob", (size,), "u1"))
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
         if self._target.error is not None:
             raise self._target.error
-        return at
 
     def __enter__(self) -> LayoutWriter:
         return self
@@ -125,6 +124,28 @@ class LayoutWriter:
     def _allocate(self, name: str, kind: str, width: int) -> h5py.Dataset:
         shape = (self._answers, width) if width else (self._answers,)
         return _allocate(self._file, name, shape, kind)
+
+
+def bodies_at(run_hash: str) -> int:
+    """Where the bodies start in the store of a run, however many there are."""
+    file, at = _begun(io.BytesIO(), run_hash, 1, 1)
+    file.close()
+    return at
+
+
+def _begun(target: io.IOBase, run_hash: str, answers: int, size: int) -> tuple[h5py.File, int]:
+    """A new HDF5 file and where its first dataset is: the bodies."""
+    # The oldest layout that holds this: readable everywhere, without times or random ids.
+    file = h5py.File(target, "w", libver=("earliest", "v108"), track_order=False)
+    for name, value in (
+        ("format", FORMAT),
+        ("run_hash", np.bytes_(run_hash.encode("ascii"))),
+        ("hash", np.bytes_(HASH_NAME.encode("ascii"))),
+        ("answers", answers),
+        ("bytes", size),
+    ):
+        file.attrs[name] = value
+    return file, offset_of(_allocate(file, "blob", (size,), "u1"))
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], kind: str) -> h5py.Dataset:

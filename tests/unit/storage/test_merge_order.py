@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalhpc.core.identity import Answer
-from evalhpc.storage import merge_index, merge_order, spool
+from evalhpc.storage import merge, merge_bodies, merge_index, merge_order, spool
 from evalhpc.storage.store import Store, merge_journals
 from tests.storage_fixtures import RUN, write_journal
 
@@ -38,9 +38,12 @@ def test_small_pieces_give_the_same_store(
     report = merge_journals(paths, whole, RUN)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(spool, "SPOOL_BYTES", 1)
-        for module in (spool, merge_order, merge_index):
-            patched.setattr(module, "CHUNK", 16 * size)
-        patched.setattr("evalhpc.storage.merge.CHUNK", 16 * size)
+        for module in (spool, merge_order, merge_bodies, merge):
+            patched.setattr(module, "CHUNK", size)
+        patched.setattr(merge_index, "FRAMES", size)
+        patched.setattr(merge_index, "WINDOW", 60 * size)
+        patched.setattr(merge_bodies, "MOVED_BYTES", size)
+        patched.setattr(merge_bodies, "SYNC_BYTES", size)
         patched.setattr(merge_order, "BUCKET", size)
         patched.setattr(merge_order, "BLOCK", size)
         assert merge_journals(paths, pieces, RUN) == report
