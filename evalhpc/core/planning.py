@@ -1,29 +1,38 @@
-"""Cutting a round's requests into work units, in the harness's order."""
+"""Ordering a round's requests by cost and cutting them into work units."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from evalhpc.core.costs import Kind
 from evalhpc.core.identity import HASH_BYTES, make_key
 from evalhpc.models.base import Frozen
 
-#: Enough units that the last ones even out, few enough that leasing costs nothing.
-UNITS_PER_SHARD = 8
-LARGEST_UNIT = 32
+#: A unit is this part of a shard's even share of what is left: the last ones are single requests.
+SHARE = 4
+#: What a unit holds at most: what a dead shard's heirs ask again, and what a worker queues.
+LARGEST_UNIT = 128
+#: A unit may grow so much beyond its share to keep requests with one prefix together.
+STRETCH = 2.0
+#: The first tenths of a body that its neighbour must share to count as having one prefix with it.
+SHARED_TENTHS = 9
 
 
 class Entry(NamedTuple):
-    """A request's place in a plan file, in bytes, and what it may share a unit with."""
+    """A request of a plan: where it is, and all that decides on its unit."""
 
-    benchmark: str
-    endpoint: str
-    start: int
-    end: int
+    kind: Kind  # requests of one kind may share a unit
+    cost: float  # above 0, on one scale within a plan
+    family: int  # neighbours that share a prefix have the same
+    place: int  # in the harness's order, from 0
 
 
 class Unit(Frozen):
-    """A contiguous range of a plan file: one worker's claim. Offsets in bytes, `end` exclusive."""
+    """A contiguous range of a plan file: one worker's claim. Offsets in bytes, `end` exclusive.
+
+    `id` is its place in the order in which units are leased, and in the file.
+    """
 
     id: int
     start: int
@@ -66,36 +75,100 @@ class Occurrences:
         return self._seen.get(hash_, 0)
 
 
-def unit_size(requests: int, shards: int, wanted: int | None) -> int:
-    """Requests per unit: `wanted`, or a share that gives every shard several."""
-    if wanted is not None:
-        return wanted
-    even = -(-requests // (shards * UNITS_PER_SHARD))
-    return max(1, min(LARGEST_UNIT, even))
+def share_prefix(body: bytes, following: bytes) -> bool:
+    """Whether canonical bodies of two requests in a row begin alike for nine tenths."""
+    length = min(len(body), len(following)) * SHARED_TENTHS // 10
+    return length > 0 and body[:length] == following[:length]
 
 
-def cut_units(entries: Sequence[Entry], size: int) -> tuple[Unit, ...]:
-    """Units of at most `size` requests from entries in file order.
+def lease_order(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries in the order in which units should be leased: the costliest first.
 
-    A unit never mixes benchmarks or endpoints, so that a shard meets one sampling configuration
-    at a time, and each of its workers only what its server can answer.
+    Endpoints come as they first came up. Within one, all of a kind are neighbours, since a worker
+    pauses between kinds; within a kind, families are whole and in the harness's order.
+    """
+    listed = sorted(entries, key=lambda entry: entry.place)
+    endpoints: dict[str, int] = {}
+    kinds: dict[Kind, _Mean] = {}
+    families: dict[tuple[Kind, int], _Mean] = {}
+    for entry in listed:
+        endpoints.setdefault(entry.kind[1], len(endpoints))
+        kinds.setdefault(entry.kind, _Mean()).add(entry)
+        families.setdefault((entry.kind, entry.family), _Mean()).add(entry)
+
+    def rank(entry: Entry) -> tuple[float, ...]:
+        kind, family = kinds[entry.kind], families[entry.kind, entry.family]
+        return (endpoints[entry.kind[1]], *kind.rank, *family.rank, entry.place)
+
+    return sorted(listed, key=rank)
+
+
+class _Mean:
+    """A group of requests: the mean of their costs, and where it begins."""
+
+    def __init__(self) -> None:
+        self._total, self._count, self._first = 0.0, 0, -1
+
+    def add(self, entry: Entry) -> None:
+        if not self._count:
+            self._first = entry.place
+        self._total += entry.cost
+        self._count += 1
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        return -self._total / self._count, self._first
+
+
+def unit_lengths(entries: Sequence[Entry], shards: int, wanted: int | None = None) -> list[int]:
+    """How many requests each unit gets, of entries in lease order.
+
+    A unit holds requests of one kind and a share of its endpoint's remaining cost, so that units
+    shrink towards the end; at least one request, at most LARGEST_UNIT, and `wanted` if given.
+    """
+    largest = LARGEST_UNIT if wanted is None else wanted
+    left: dict[str, float] = {}
+    for entry in entries:
+        left[entry.kind[1]] = left.get(entry.kind[1], 0.0) + entry.cost
+    lengths: list[int] = []
+    count, cost, target = 0, 0.0, 0.0
+    for index, entry in enumerate(entries):
+        before = entries[index - 1]
+        if count and (
+            entry.kind != before.kind
+            or count >= largest
+            or cost + entry.cost > target * (STRETCH if entry.family == before.family else 1)
+        ):
+            left[before.kind[1]] -= cost
+            lengths.append(count)
+            count, cost = 0, 0.0
+        if not count:
+            target = left[entry.kind[1]] / (shards * SHARE)
+        count, cost = count + 1, cost + entry.cost
+    return [*lengths, count] if count else lengths
+
+
+def cut_units(
+    entries: Sequence[Entry], lengths: Iterable[int], starts: Sequence[int]
+) -> tuple[Unit, ...]:
+    """Units of so many entries each, of a plan file in lease order.
+
+    `starts` are the entries' offsets in bytes, and one more for the end of the last.
     """
     units: list[Unit] = []
     begin = 0
-    for index in range(1, len(entries) + 1):
-        first = entries[begin]
-        if index < len(entries) and index - begin < size and entries[index][:2] == first[:2]:
-            continue
+    for count in lengths:
+        benchmark, endpoint, _, _ = entries[begin].kind
         unit = Unit(
             id=len(units),
-            start=first.start,
-            end=entries[index - 1].end,
-            count=index - begin,
-            benchmark=first.benchmark,
-            endpoint=first.endpoint,
+            start=starts[begin],
+            end=starts[begin + count],
+            count=count,
+            benchmark=benchmark,
+            endpoint=endpoint,
         )
         units.append(unit)
-        begin = index
+        begin += count
     return tuple(units)
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
-from evalhpc.core.identity import Request
-from evalhpc.core.planning import Entry, RoundPlan, cut_units, unit_size
+from evalhpc.core.costs import Costs, Kind, estimate
+from evalhpc.core.identity import Request, canonical_body
+from evalhpc.core.planning import (
+    Entry,
+    RoundPlan,
+    cut_units,
+    lease_order,
+    share_prefix,
+    unit_lengths,
+)
+from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import StorageError
 from evalhpc.storage.atomic import file_hash, write_text
 from evalhpc.storage.requests_file import RequestWriter, read_requests
@@ -13,6 +24,9 @@ from evalhpc.storage.store import Store
 from evalhpc.workflow.jobs import rounds_since_resume
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.run import Run
+
+#: So many requests of an earlier round say how long each kind takes.
+MEASURED = 10_000
 
 
 def plan_misses(run: Run, number: int) -> RoundPlan:
@@ -43,24 +57,90 @@ def unanswered_units(run: Run, round_: int, store: Store) -> set[int]:
 
 
 def plan_round(run: Run, round_: int, requests: Iterable[Request]) -> RoundPlan:
-    """Write the plan file and its units; the units come last, so that they imply the plan."""
+    """Write the plan file and its units; the units come last, so that they imply the plan.
+
+    The file is in the order in which units are leased, the costliest requests first.
+    """
     path = run.paths.round_plan(round_)
     path.parent.mkdir(parents=True, exist_ok=True)
-    entries: list[Entry] = []
-    with RequestWriter(path, run.hash) as writer:
-        for request in requests:
-            start = writer.append(request)
-            entries.append(Entry(request.benchmark, request.endpoint, start, writer.offset))
-    size = unit_size(len(entries), run.spec.run.shards, run.spec.run.unit_size)
+    entries = _Entries(_measured_costs(run, round_))
+    starts = _write(run, path, map(entries.seen, requests))
+    ordered = lease_order(entries.listed)
+    if any(entry.place != place for place, entry in enumerate(ordered)):
+        starts = _write(run, path, _reordered(run, path, starts, ordered))
+    lengths = unit_lengths(ordered, run.spec.run.shards, run.spec.run.unit_size)
     plan = RoundPlan(
         round=round_,
         run_hash=run.hash,
-        requests=len(entries),
+        requests=len(ordered),
         plan_hash=file_hash(path),
-        units=cut_units(entries, size),
+        units=cut_units(ordered, lengths, starts),
     )
     write_text(run.paths.round_units(round_), plan.model_dump_json())
     return plan
+
+
+class _Entries:
+    """What decides on the units of requests that pass by in the harness's order."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.listed: list[Entry] = []
+        self._costs = costs
+        self._kinds: dict[Kind, Kind] = {}
+        self._last: tuple[Kind | None, bytes] = None, b""
+        self._families = 0
+
+    def seen(self, request: Request) -> Request:
+        """Note one request and hand it on."""
+        kind, body = kind_of(request), canonical_body(request.body)
+        kind = self._kinds.setdefault(kind, kind)
+        if kind != self._last[0] or not share_prefix(self._last[1], body):
+            self._families += 1
+        self._last = kind, body
+        cost = self._costs.cost(kind, estimate(request.path, request.body))
+        self.listed.append(Entry(kind, cost, self._families, len(self.listed)))
+        return request
+
+
+def kind_of(request: Request) -> Kind:
+    """The requests that this one may share a unit with, and a mean latency."""
+    config = sampling_config(request.path, request.body)
+    return request.benchmark, request.endpoint, request.path, config
+
+
+def _measured_costs(run: Run, round_: int) -> Costs:
+    """Latencies of requests of earlier rounds; of a long plan every so many is enough."""
+    costs = Costs()
+    with run.open_store() as store:
+        for earlier in planned_rounds(run):
+            if earlier >= round_ or not len(store):
+                continue
+            planned = read_requests(run.paths.round_plan(earlier), run.hash)
+            step = max(1, load_plan(run, earlier).requests // MEASURED)
+            for request in islice(planned, 0, None, step):
+                if (answer := store.get(request.key)) is not None:
+                    guess = estimate(request.path, request.body)
+                    costs.measured(kind_of(request), guess, answer.latency)
+    return costs
+
+
+def _write(run: Run, path: Path, requests: Iterable[Request]) -> list[int]:
+    """The requests as a plan file; where each starts, and where the last one ends."""
+    with RequestWriter(path, run.hash) as writer:
+        return [*map(writer.append, requests), writer.offset]
+
+
+def _reordered(
+    run: Run, path: Path, starts: Sequence[int], ordered: Sequence[Entry]
+) -> Iterator[Request]:
+    """The requests of a plan file in another order, neighbours read at once."""
+    begin = 0
+    for index in range(1, len(ordered) + 1):
+        last = ordered[index - 1].place
+        if index < len(ordered) and ordered[index].place == last + 1:
+            continue
+        yield from read_requests(path, run.hash, starts[ordered[begin].place], starts[last + 1])
+        begin = index
 
 
 def load_plan(run: Run, round_: int) -> RoundPlan:

@@ -2,56 +2,123 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
+from statistics import fmean
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalhpc.core.costs import Kind
 from evalhpc.core.identity import make_key, request_hash, split_key
 from evalhpc.core.planning import (
+    LARGEST_UNIT,
+    SHARE,
     Entry,
     Occurrences,
     cut_units,
-    unit_size,
+    lease_order,
+    share_prefix,
+    unit_lengths,
     unused_answers,
     unused_repeats,
 )
 
-ITEMS = st.tuples(st.sampled_from("abc"), st.sampled_from(["model", "judge"]), st.integers(1, 50))
+KINDS = st.tuples(
+    st.sampled_from("abc"), st.sampled_from(["model", "judge"]), st.just("/completions"),
+    st.sampled_from([b"hot", b"cold"]),
+)  # fmt: skip
+ITEMS = st.lists(st.tuples(KINDS, st.floats(0.01, 1e6), st.booleans()), max_size=60)
 
 
-@given(st.lists(ITEMS, max_size=60), st.integers(1, 10))
-def test_units_cover_every_request_once_in_order(
-    items: list[tuple[str, str, int]], size: int
+def listed(items: list[tuple[Kind, float, bool]]) -> list[Entry]:
+    """Entries in the harness's order; the flag says: of one family with the one before."""
+    entries: list[Entry] = []
+    for place, (kind, cost, sibling) in enumerate(items):
+        same = sibling and bool(entries) and entries[-1].kind == kind
+        family = entries[-1].family if same else place
+        entries.append(Entry(kind, cost, family, place))
+    return entries
+
+
+def same_kind(count: int, cost: float = 1.0, family: int | None = None) -> list[Entry]:
+    kind = ("b", "model", "/completions", b"")
+    return [Entry(kind, cost, place if family is None else family, place) for place in range(count)]
+
+
+@given(ITEMS, st.integers(1, 4), st.none() | st.integers(1, 10))
+def test_units_cover_every_request_once_and_never_mix(
+    items: list[tuple[Kind, float, bool]], shards: int, wanted: int | None
 ) -> None:
-    """Whatever the sizes, nothing is lost, doubled, mixed or too large."""
-    entries, offset = [], 0
-    for name, endpoint, length in items:
-        entries.append(Entry(name, endpoint, offset, offset + length))
-        offset += length
-    units = cut_units(entries, size)
-    assert sum(unit.count for unit in units) == len(entries)
+    """Whatever the costs, nothing is lost, doubled, mixed or too large."""
+    entries = lease_order(listed(items))
+    assert sorted(entry.place for entry in entries) == list(range(len(items)))
+    starts = [100 + 7 * place for place in range(len(entries) + 1)]
+    units = cut_units(entries, unit_lengths(entries, shards, wanted), starts)
     assert [unit.id for unit in units] == list(range(len(units)))
-    edges = [edge for unit in units for edge in (unit.start, unit.end)]
-    assert edges == sorted(edges)
-    assert all(a.end == b.start for a, b in pairwise(units))
+    edges = [starts[0], *(unit.end for unit in units)]
+    assert [(unit.start, unit.end) for unit in units] == list(pairwise(edges))
+    assert edges[-1] == starts[-1]
     for unit in units:
-        inside = [e for e in entries if unit.start <= e.start < unit.end]
-        assert len(inside) == unit.count <= size
-        assert {e[:2] for e in inside} == {(unit.benchmark, unit.endpoint)}
+        inside = entries[(unit.start - 100) // 7 : (unit.end - 100) // 7]
+        assert len(inside) == unit.count <= (wanted or LARGEST_UNIT)
+        ((benchmark, endpoint, _, _),) = {entry.kind for entry in inside}
+        assert (unit.benchmark, unit.endpoint) == (benchmark, endpoint)
 
 
-@given(st.integers(1, 100_000), st.integers(1, 512))
-def test_unit_sizes_give_every_shard_several_units(requests: int, shards: int) -> None:
-    """A unit is never empty, never large, and never bigger than a shard's even share."""
-    size = unit_size(requests, shards, None)
-    assert 1 <= size <= 32
-    assert size == 1 or (size - 1) * shards < requests
+@given(ITEMS)
+def test_the_costliest_come_first(items: list[tuple[Kind, float, bool]]) -> None:
+    """Endpoints stay apart; kinds are whole and fall in mean cost, and so do families in them."""
+    entries = lease_order(listed(items))
+    ends: dict[str, list[float]] = {}
+    for endpoint, of_endpoint in groupby(entries, lambda entry: entry.kind[1]):
+        assert endpoint not in ends
+        ends[endpoint] = []
+        for _, of_kind in groupby(of_endpoint, lambda entry: entry.kind):
+            families = [list(f) for _, f in groupby(of_kind, lambda entry: entry.family)]
+            means = [fmean(entry.cost for entry in family) for family in families]
+            assert all(a >= b * 0.999 for a, b in pairwise(means))
+            ends[endpoint].append(fmean(e.cost for family in families for e in family))
+            for family in families:
+                places = [entry.place for entry in family]
+                assert places == list(range(places[0], places[0] + len(places)))
+        assert all(a >= b * 0.999 for a, b in pairwise(ends[endpoint]))
+    kinds = [kind for kind, _ in groupby(entries, lambda entry: entry.kind)]
+    assert len(kinds) == len(set(kinds))
 
 
-def test_a_wanted_unit_size_is_taken() -> None:
-    """The user's word wins."""
-    assert unit_size(1000, 4, 7) == 7
+@given(st.integers(1, 3000), st.integers(1, 64))
+def test_units_shrink_to_single_requests(requests: int, shards: int) -> None:
+    """No unit is more than its share of what is left, and each shard's last ones are single."""
+    lengths = unit_lengths(same_kind(requests), shards)
+    assert sum(lengths) == requests
+    assert lengths == sorted(lengths, reverse=True)
+    tail = min(len(lengths), shards * SHARE)
+    assert lengths[-tail:] == [1] * tail
+    left = requests
+    for length in lengths:
+        assert length <= max(1, left / (shards * SHARE))
+        left -= length
+
+
+def test_equal_requests_in_harness_order_stay_in_it() -> None:
+    """Where nothing is known to differ, the plan is as the harness asked."""
+    entries = same_kind(50)
+    assert lease_order(entries) == entries
+
+
+def test_a_family_stays_whole_where_its_unit_can_bear_it() -> None:
+    """The options of a question are together, though a unit's share of cost ends among them."""
+    entries = [entry._replace(family=entry.place // 4) for entry in same_kind(96)]
+    lengths = unit_lengths(entries, 4)  # a share is six requests: one family and a half
+    assert lengths[0] == 8
+
+
+def test_bodies_share_a_prefix_if_only_their_end_differs() -> None:
+    """Options after one question do; two questions do not, nor does anything with nothing."""
+    question = b'{"prompt":"' + b"A long question with its context? " * 3
+    assert share_prefix(question + b'yes"}', question + b'no"}')
+    assert not share_prefix(question, b'{"prompt":"Another question' + b"." * 90)
+    assert not share_prefix(b"", question)
 
 
 def test_identical_requests_are_distinct_occurrences() -> None:
