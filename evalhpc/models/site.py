@@ -82,7 +82,8 @@ class RunSettings(Frozen):
 
     shards: int = Field(default=4, ge=1)
     limit: int | None = Field(default=None, ge=1)  # first N documents of each benchmark
-    concurrency: int = Field(default=8, ge=1)  # requests in flight per shard
+    concurrency: int = Field(default=8, ge=1)  # requests in flight per shard, at most
+    adaptive: bool = True  # find how many the server bears; else `concurrency` all along
     unit_size: int | None = Field(default=None, ge=1)  # requests per work unit; None: sized
     max_rounds: int = Field(default=12, ge=1)  # rounds before a run gives up
     max_failures: float = Field(default=0.0, ge=0, le=1)  # share of a benchmark's requests

@@ -55,7 +55,7 @@ class Pace:
         self._level = float(self.limit)
         self._threshold = float(ceiling)  # below it, growth is fast
         self._backed_off = float("-inf")
-        self._answered = False  # anything since then?
+        self._answered = False  # anything that was sent since then?
         self._skipped = 1  # answers yet to pass until the next window opens
         self._opened = 0.0
         self._size = SMALLEST_WINDOW
@@ -67,7 +67,8 @@ class Pace:
         """A request that was sent at `started` got its answer; it is still in `in_flight`."""
         if not self._adaptive:
             return
-        self._answered = True
+        if started >= self._backed_off:
+            self._answered = True
         if self.limit < self.ceiling and 4 * self.in_flight >= 3 * self.limit:
             self._grow()
         if self._skipped:

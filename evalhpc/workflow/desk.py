@@ -177,6 +177,7 @@ class Desk:
             "pid": os.getpid(),
             "answered": self.counts.answered,
             "retried": self.counts.retried,
+            "concurrency": self.counts.concurrency,
             "failed": len(self.counts.failures),
             "units": self.counts.units,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -28,19 +27,25 @@ class Live:
     """Answers requests at once and journals them: what a gateway forwards to."""
 
     def __init__(self, run: Run, clients: Mapping[str, HttpClient], journal: JournalWriter) -> None:
-        policy, served = RetryPolicy(run.spec.run.request_retries), run.spec.served()
-        slots = {name: served[name].concurrency for name in clients}
-        self._askers = {name: Asker(clients[name], slots[name], policy) for name in clients}
-        self._slots = {name: asyncio.Semaphore(slots[name]) for name in clients}
+        settings, served = run.spec.run, run.spec.served()
+        self._askers = {
+            name: Asker(
+                client,
+                served[name].concurrency,
+                RetryPolicy(settings.request_retries),
+                adaptive=settings.adaptive,
+                one_sampling_config=served[name].deployment.one_sampling_config,
+            )
+            for name, client in clients.items()
+        }
         self._journal = journal
 
     async def __call__(self, request: Request) -> Answer | None:
         """The answer of the request's endpoint; None for a request that was given up."""
-        async with self._slots[request.endpoint]:
-            try:
-                answer = await self._askers[request.endpoint].ask(request)
-            except Unanswered:
-                return None
+        try:
+            answer = await self._askers[request.endpoint].ask_in_turn(request)
+        except Unanswered:
+            return None
         self._journal.append(request.key, answer)
         return answer
 

@@ -91,13 +91,16 @@ async def _answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
 
 
 def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
+    served, settings = desk.run.spec.served()[endpoint], desk.run.spec.run
     return Worker(
         client,
         desk.at(endpoint),
         desk.record,
         desk.counts,
-        concurrency=desk.run.spec.served()[endpoint].concurrency,
-        policy=RetryPolicy(desk.run.spec.run.request_retries),
+        concurrency=served.concurrency,
+        policy=RetryPolicy(settings.request_retries),
+        adaptive=settings.adaptive,
+        one_sampling_config=served.deployment.one_sampling_config,
     )
 
 
