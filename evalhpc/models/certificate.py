@@ -28,6 +28,7 @@ class Certificate(Frozen):
     evalhpc_version: str
     model_id: str
     model_fingerprint: str
+    endpoints: dict[str, str] = {}  # beside the model: name → its fingerprint, or its URL
     images: dict[str, str]  # harness or server → image it ran in
     plans: dict[int, str]  # round → SHA-256 of its plan file
     counts: Counts

@@ -6,7 +6,8 @@
         doc_id    int64 (N)
         metrics/M float64 (N)      NaN where a sample has no number for metric M
     requests.h5
-        keys uint8 (N, 20)  benchmark, path uint32 (N), lines of `benchmarks` and `paths`
+        keys uint8 (N, 20)
+        benchmark, endpoint, path  uint32 (N), lines of `benchmarks`, `endpoints` and `paths`
         status int16 (N)  latency float64 (N), s  attempts uint32 (N)
         prompt_tokens, completion_tokens  int64 (N), from the answer's `usage`; -1 without one
         request_blob, request_offsets, answer_blob, answer_offsets
@@ -40,9 +41,10 @@ from evalhpc.storage.atomic import publish, storage_errors, temporary_name
 FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_ONCE = 1024
-_NUMBERS = {"benchmark": "u4", "path": "u4", "status": "i2", "latency": "f8", "attempts": "u4",
-            "content_type": "u4", "prompt_tokens": "i8", "completion_tokens": "i8"}  # fmt: skip
-_TABLES = {"benchmark": "benchmarks", "path": "paths", "content_type": "content_types"}
+_NUMBERS = {"benchmark": "u4", "endpoint": "u4", "path": "u4", "status": "i2",
+            "latency": "f8", "attempts": "u4", "content_type": "u4", "prompt_tokens": "i8", "completion_tokens": "i8"}  # fmt: skip
+_TABLES = {"benchmark": "benchmarks", "endpoint": "endpoints", "path": "paths",
+           "content_type": "content_types"}  # fmt: skip
 
 
 class RequestRow(NamedTuple):
@@ -50,6 +52,7 @@ class RequestRow(NamedTuple):
 
     key: bytes  # 20 bytes
     benchmark: str
+    endpoint: str  # who answered: "model", or one beside it
     path: str
     body: bytes  # of the request
     answer: Answer
@@ -95,11 +98,12 @@ def write_requests(path: Path, rows: Iterable[RequestRow]) -> None:
         tables: dict[str, dict[str, int]] = {name: {} for name in _TABLES}
         columns = {name: array("d") for name in _NUMBERS}
         keys = bytearray()
-        for key, benchmark, target, body, answer in rows:
+        for key, benchmark, endpoint, target, body, answer in rows:
             keys += key
             requests.append(body)
             answers.append(answer.body)
-            texts = {"benchmark": benchmark, "path": target, "content_type": answer.content_type}
+            texts = {"benchmark": benchmark, "endpoint": endpoint, "path": target,
+                     "content_type": answer.content_type}  # fmt: skip
             for name, text in texts.items():
                 columns[name].append(tables[name].setdefault(text, len(tables[name])))
             columns["status"].append(answer.status)
@@ -130,7 +134,8 @@ def read_answered(path: Path) -> Iterator[RequestRow]:
             text = {name: tables[name][columns[name][row]] for name in _TABLES}
             answer = Answer(columns["status"][row], text["content_type"], reply,
                             columns["latency"][row], columns["attempts"][row])  # fmt: skip
-            yield RequestRow(key.tobytes(), text["benchmark"], text["path"], body, answer)
+            yield RequestRow(key.tobytes(), text["benchmark"], text["endpoint"], text["path"],
+                             body, answer)  # fmt: skip
 
 
 def token_counts(answer: Answer) -> tuple[int, int]:

@@ -26,8 +26,8 @@ from evalhpc.storage.atomic import (
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.samples import RequestRow, write_requests, write_samples
 from evalhpc.storage.store import MergeReport, Store
+from evalhpc.workflow.failures import failed_requests, write_failures
 from evalhpc.workflow.provenance import complete_provenance, read_provenance
-from evalhpc.workflow.failures import failed_requests, planned_counts, write_failures
 from evalhpc.workflow.rounds import load_plan, planned_keys, planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.stored import stored_answers
@@ -154,13 +154,17 @@ def _certificate(
 ) -> Certificate:
     spec = run.spec
     images = {name: harness.image for name, harness in spec.harnesses.items()}
-    images[spec.deployment.kind] = spec.deployment.image
+    images |= {s.deployment.kind: s.deployment.image for s in spec.served().values()}
     return Certificate(
         run_id=spec.run_id,
         run_hash=run.hash,
         evalhpc_version=spec.evalhpc_version,
         model_id=spec.model.model_id,
         model_fingerprint=spec.model.fingerprint,
+        endpoints={
+            name: served.model.fingerprint or str(served.model.url)
+            for name, served in spec.endpoints.items()
+        },
         images={name: image for name, image in images.items() if image},
         plans={round_: load_plan(run, round_).plan_hash for round_ in planned_rounds(run)},
         counts=counts,
@@ -189,7 +193,8 @@ def _request_rows(run: Run, store: Store) -> Iterator[RequestRow]:
             if answer is None or request.key in seen:
                 continue
             seen.add(request.key)
-            yield RequestRow(request.key, request.benchmark, request.path, request.body, answer)
+            yield RequestRow(request.key, request.benchmark, request.endpoint, request.path,
+                             request.body, answer)  # fmt: skip
 
 
 def _version(output: HarnessOutput) -> dict[str, str | None]:

@@ -25,6 +25,8 @@ def main(task: str, output: Path, url: str, model: str) -> int:
         time.sleep(600)
     count = 0 if task == "silent" else QUESTIONS
     answers = [_ask(url, model, task, number) for number in range(count)]
+    if task == "judged":
+        answers = [_ask_judge(f"{task} {said}", number) for number, said in enumerate(answers)]
     for turn in range(2 if task == "turns" else 0):
         answers = [
             _ask(url, model, f"{task} {turn} {said}", number) for number, said in enumerate(answers)
@@ -47,6 +49,12 @@ def _ask(url: str, model: str, task: str, number: int) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request) as reply:
         return str(json.loads(reply.read())["choices"][0]["text"])
+
+
+def _ask_judge(question: str, number: int) -> str:
+    return _ask(
+        os.environ["EVALHPC_JUDGE_BASE_URL"], os.environ["EVALHPC_JUDGE_MODEL"], question, number
+    )
 
 
 def _write(output: Path, task: str, answers: list[str]) -> None:
