@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from evalhpc.deploy import megatron
 from evalhpc.deploy.completeness import (
     check_adapter,
     check_gguf,
     check_hf,
-    check_torch_dist,
+    counted_files,
+    gguf_parts,
 )
 from evalhpc.deploy.formats import Detected
 from evalhpc.deploy.gguf_header import Items
-from evalhpc.deploy.metadata_files import read_mapping, read_yaml, text, whole_number
-from evalhpc.errors import ModelError
+from evalhpc.deploy.metadata_files import read_mapping, text, whole_number
+from evalhpc.deploy.shape import Architecture
+from evalhpc.deploy.tokenizer_files import has_chat_template, tokenizer_folder, warn_without
 from evalhpc.models.checkpoint import CheckpointFormat
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "tiktoken.model")
-_NO_TOKENIZER = "no tokenizer files: a harness that counts tokens needs params.tokenizer=FOLDER"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the files say; None where they do not."""
-
-    name: str | None = None
-    layers: int | None = None
-    hidden_size: int | None = None
-    heads: int | None = None
-    kv_heads: int | None = None
-    vocabulary: int | None = None
-    context_length: int | None = None
-    dtype: str | None = None
-    parameters: int | None = None
-    tensor_parallel: int | None = None  # as saved; only a hint
-    pipeline_parallel: int | None = None
-    base_model: str | None = None  # what an adapter or a Megatron checkpoint derives from
-    tokenizer: Path | None = None
-    chat_template: bool = False
-    warnings: tuple[str, ...] = ()
 
 
 def describe(found: Detected) -> Architecture:
@@ -59,7 +36,7 @@ def _hf(found: Detected) -> Architecture:
     heads = whole_number(shape, "num_attention_heads", "n_head")
     names = config.get("architectures")
     warnings = [] if dtypes else ["weights are pickles (.bin): convert them to safetensors"]
-    tokenizer = _tokenizer_folder(folder)
+    tokenizer = tokenizer_folder(folder)
     return Architecture(
         name=str(names[0]) if isinstance(names, list) and names else text(config, "model_type"),
         layers=whole_number(shape, "num_hidden_layers", "n_layer", "num_layers"),
@@ -72,20 +49,23 @@ def _hf(found: Detected) -> Architecture:
         ),
         dtype=text(shape, "dtype", "torch_dtype") or _commonest(dtypes),
         parameters=dtypes.total() or None,
+        weight_bytes=sum(path.stat().st_size for path in counted_files(folder)),
         tokenizer=tokenizer,
-        chat_template=_has_chat_template(folder),
-        warnings=(*warnings, *(() if tokenizer else (_NO_TOKENIZER,))),
+        chat_template=has_chat_template(folder),
+        warnings=(*warnings, *warn_without(tokenizer)),
     )
 
 
 def _peft(found: Detected) -> Architecture:
     config = read_mapping(found.path / "adapter_config.json")
-    check_adapter(found.path)
+    dtypes = check_adapter(found.path)
     return Architecture(
         name=text(config, "peft_type"),
         base_model=text(config, "base_model_name_or_path"),
-        tokenizer=_tokenizer_folder(found.path),
-        chat_template=_has_chat_template(found.path),
+        dtype=_commonest(dtypes),
+        parameters=dtypes.total() or None,
+        tokenizer=tokenizer_folder(found.path),
+        chat_template=has_chat_template(found.path),
         warnings=("an adapter: merge it into its base model, or serve both together",),
     )
 
@@ -106,89 +86,10 @@ def _gguf(found: Detected) -> Architecture:
         context_length=whole_number(values, f"{kind}.context_length"),
         dtype=header.dtype or None,
         parameters=header.parameters or None,
+        weight_bytes=sum(part.stat().st_size for part in gguf_parts(found.path)),
         chat_template=text(values, "tokenizer.chat_template") is not None,
         warnings=() if isinstance(tokens, Items) else ("no tokenizer in the GGUF header",),
     )  # fmt: skip
-
-
-def _megatron_bridge(found: Detected) -> Architecture:
-    check_torch_dist(found.path)
-    config, warnings = _yaml_or_warning(found.path / "run_config.yaml")
-    model = config.get("model")
-    tokenizer = _tokenizer_folder(found.path / "tokenizer")
-    return _megatron_shape(model if isinstance(model, dict) else {}, tokenizer, warnings)
-
-
-def _nemo2(found: Detected) -> Architecture:
-    context = found.path / "context"
-    if not any(path.is_file() for path in (found.path / "weights").rglob("*")):
-        raise ModelError(
-            f"{found.path}/weights is empty", cause="a save that did not finish",
-            hint=f"ls -la {found.path}/weights",
-        )  # fmt: skip
-    check_torch_dist(found.path / "weights")
-    config, warnings = _yaml_or_warning(context / "model.yaml")
-    model = config.get("config")
-    tokenizer = next(
-        (folder for name in ("nemo_tokenizer", "tokenizer", ".")
-         if (folder := _tokenizer_folder(context / name))), None,
-    )  # fmt: skip
-    return _megatron_shape(model if isinstance(model, dict) else {}, tokenizer, warnings)
-
-
-def _torch_dist(found: Detected) -> Architecture:
-    check_torch_dist(found.path)
-    tokenizer = _tokenizer_folder(found.path)
-    unread = "its shape is in pickles, which are not read"
-    return Architecture(
-        tokenizer=tokenizer, warnings=(unread, *(() if tokenizer else (_NO_TOKENIZER,)))
-    )
-
-
-def _megatron_shape(
-    model: dict[str, Any], tokenizer: Path | None, warnings: tuple[str, ...]
-) -> Architecture:
-    """The shape by Megatron's names, as Bridge and NeMo 2 write them."""
-    heads = whole_number(model, "num_attention_heads")
-    return Architecture(
-        name=text(model, "_target_"),
-        layers=whole_number(model, "num_layers"),
-        hidden_size=whole_number(model, "hidden_size"),
-        heads=heads,
-        kv_heads=whole_number(model, "num_query_groups") or heads,
-        vocabulary=whole_number(model, "vocab_size"),
-        context_length=whole_number(model, "seq_length"),
-        dtype=text(model, "params_dtype"),
-        tensor_parallel=whole_number(model, "tensor_model_parallel_size"),
-        pipeline_parallel=whole_number(model, "pipeline_model_parallel_size"),
-        base_model=text(model, "hf_model_id"),
-        tokenizer=tokenizer,
-        chat_template=tokenizer is not None and _has_chat_template(tokenizer),
-        warnings=(*warnings, *(() if tokenizer else (_NO_TOKENIZER,))),
-    )
-
-
-def _yaml_or_warning(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Frameworks put tags of their own into these files: unreadable is worth a warning only."""
-    if not path.is_file():
-        return {}, ()
-    try:
-        return read_yaml(path), ()
-    except ModelError as error:
-        return {}, (f"shape unknown: {error.what.splitlines()[0]}",)
-
-
-def _tokenizer_folder(folder: Path) -> Path | None:
-    whole = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    return folder if whole or pair else None
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(read_mapping(config).get("chat_template"))
 
 
 def _head_count(values: dict[str, Any], key: str) -> int | None:
@@ -208,8 +109,9 @@ _READERS: dict[CheckpointFormat, Callable[[Detected], Architecture]] = {
     "hf": _hf,
     "hf-peft": _peft,
     "gguf": _gguf,
-    "nemo2": _nemo2,
-    "megatron-bridge": _megatron_bridge,
-    "megatron-dist": _torch_dist,
-    "fsdp-dcp": _torch_dist,
+    "nemo2": megatron.nemo2,
+    "megatron-bridge": megatron.megatron_bridge,
+    "megatron-dist": megatron.torch_dist,
+    "fsdp-dcp": megatron.fsdp,
+    "megatron-legacy": megatron.legacy,
 }

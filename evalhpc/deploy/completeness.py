@@ -63,8 +63,17 @@ def check_torch_dist(folder: Path) -> None:
         )
 
 
-def check_adapter(folder: Path) -> None:
-    """Raises ModelError unless a PEFT folder has its weights."""
+def lacking(folder: Path, what: str) -> ModelError:
+    """The error of a distributed checkpoint that is without one of its marks."""
+    return ModelError(
+        f"the checkpoint in {folder} lacks {what}",
+        cause="a save that did not finish, or a copy that left it out",
+        hint=f"ls -la {folder}, or pass an earlier iteration's folder",
+    )
+
+
+def check_adapter(folder: Path) -> Counter[str]:
+    """Parameters by dtype of a PEFT folder; raises ModelError unless it has its weights."""
     files = [*folder.glob("adapter_model*.safetensors"), *folder.glob("adapter_model*.bin")]
     if not files:
         raise ModelError(
@@ -72,8 +81,7 @@ def check_adapter(folder: Path) -> None:
             cause="a save or copy that did not finish",
             hint=f"ls -la {folder}",
         )
-    for path in files:
-        _check_weights(path)
+    return sum((_check_weights(path) for path in files), Counter())
 
 
 def check_hf(folder: Path) -> Counter[str]:
@@ -84,22 +92,25 @@ def check_hf(folder: Path) -> Counter[str]:
     indices = sorted(folder.glob("*.index.json"))
     for index in indices:
         _check_index(folder, index)
+    _check_numbering(folder, weight_files(folder))
+    files = counted_files(folder)
+    total = sum((_check_weights(path) for path in files), Counter[str]())
+    if not files or (files[0].suffix == ".safetensors" and not total):
+        raise _no_tensors(files[0] if files else folder / "config.json")
+    return total
+
+
+def counted_files(folder: Path) -> list[Path]:
+    """The weight files of a Hugging Face folder, each weight once.
+
+    Beside the shards, some repositories keep one more file, or pickles, of the same weights.
+    """
     files = weight_files(folder)
-    _check_numbering(folder, files)
     safetensors = [path for path in files if path.suffix == ".safetensors"]
     if len(safetensors) > 1:
-        # Beside the shards, some repositories keep one more file of the same weights.
-        named = _indexed(folder, indices)
-        safetensors = [path for path in safetensors if path.name in named] or safetensors
-    total: Counter[str] = Counter()
-    for path in safetensors:
-        total += _check_weights(path)
-    if safetensors and not total:
-        raise _no_tensors(safetensors[0])
-    if not safetensors:
-        for path in files:
-            _check_weights(path)
-    return total
+        named = _indexed(folder, sorted(folder.glob("*.index.json")))
+        return [path for path in safetensors if path.name in named] or safetensors
+    return safetensors or files
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -127,6 +138,12 @@ def _check_weights(path: Path) -> Counter[str]:
     _check_pointer(path)
     if path.suffix == ".safetensors":
         return safetensors_header.read_header(path).dtypes
+    check_archive(path)
+    return Counter()
+
+
+def check_archive(path: Path) -> None:
+    """Raises ModelError for a file of `torch.save` that was cut."""
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     # torch.save writes a zip archive, whose directory is at its end. Nothing is unpickled.
@@ -136,7 +153,6 @@ def _check_weights(path: Path) -> Counter[str]:
             cause="a copy or a save that did not finish",
             hint="copy the file again, and compare its size with the original's",
         )
-    return Counter()
 
 
 def _check_pointer(path: Path) -> None:

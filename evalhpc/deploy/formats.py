@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ class Detected:
     format: CheckpointFormat
     path: Path
     iteration: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def detect(path: Path) -> Detected:
@@ -79,21 +81,40 @@ def _detect_folder(path: Path) -> Detected | None:
         return Detected("gguf", _one_gguf(path, ggufs))
     if (path / "context" / "io.json").exists() and (path / "weights").is_dir():
         return Detected("nemo2", path)
-    shards = any(path.glob("*.distcp"))
-    described = (path / "metadata.json").exists()
-    if (path / "run_config.yaml").exists() and (
-        shards or described or (path / ".metadata").exists() or (path / "train_state.pt").exists()
-    ):
-        return Detected("megatron-bridge", path, number)
-    if described and (shards or (path / ".metadata").exists() or (path / "common.pt").exists()):
-        return Detected("megatron-dist", path, number)
-    if shards or (path / ".metadata").exists():
-        return Detected("fsdp-dcp", path, number)
-    if any(path.glob("mp_rank_*/model_optim_rng.pt")):
-        raise _legacy(path)
+    kind = _distributed(path)
+    if kind is not None:
+        return Detected(kind, path, number, _beside_tracker(path, number))
+    if any(path.glob("mp_rank_*")):
+        return Detected("megatron-legacy", path, number)
     if any(path.glob("*.nemo")):
         raise _nemo1(path)
     return None
+
+
+def _distributed(path: Path) -> CheckpointFormat | None:
+    """The kind of a torch.distributed checkpoint, half-written ones too."""
+    index, described, common, settings, state = (
+        (path / name).exists()
+        for name in (".metadata", "metadata.json", "common.pt", "run_config.yaml", "train_state.pt")
+    )
+    shards = any(path.glob("*.distcp"))
+    if settings and (shards or described or index or state):
+        return "megatron-bridge"
+    if state and (shards or index):
+        return "megatron-bridge"
+    if (described or common) and (shards or index or (described and common)):
+        return "megatron-dist"
+    return "fsdp-dcp" if shards or index else None
+
+
+def _beside_tracker(path: Path, number: int | None) -> tuple[str, ...]:
+    """A warning when the folder is newer than what its root calls the latest."""
+    if number is None or not (path.parent / _LATEST).is_file():
+        return ()
+    named = _ITERATION.fullmatch(_named_by_tracker(path.parent / _LATEST))
+    if named is None or int(named[1]) >= number:
+        return ()
+    return (f"{_LATEST} names iteration {int(named[1])}: this one may not be finished",)
 
 
 def _detect_iterations(path: Path) -> Detected | None:
@@ -101,6 +122,7 @@ def _detect_iterations(path: Path) -> Detected | None:
     folder = _iteration_folder(path)
     if folder is None:
         return None
+    untracked = not (path / _LATEST).is_file()
     found = _detect_folder(folder)
     if found is None:
         raise ModelError(
@@ -108,15 +130,16 @@ def _detect_iterations(path: Path) -> Detected | None:
             cause="it holds none of the files that every format has: a save that did not finish",
             hint=f"ls -la {folder}, or pass an earlier iteration's folder",
         )
+    if untracked:
+        warning = f"no {_LATEST}: {folder.name} is the highest there is"
+        return dataclasses.replace(found, warnings=(*found.warnings, warning))
     return found
 
 
 def _iteration_folder(root: Path) -> Path | None:
     latest = root / _LATEST
     if latest.is_file():
-        with latest.open(errors="replace") as stream:
-            word = stream.read(64).strip()
-        name = f"iter_{int(word):07d}" if word.isdecimal() else word
+        name = _named_by_tracker(latest)
         if name == "release" or _ITERATION.fullmatch(name):
             if (root / name).is_dir():
                 return root / name
@@ -125,13 +148,21 @@ def _iteration_folder(root: Path) -> Path | None:
                 cause="a save that did not finish, or an iteration that was deleted",
                 hint=f"ls -d {root}/iter_*",
             )
-        raise ModelError(f"{latest} names no iteration: {word!r}", hint=f"cat {latest}")
+        raise ModelError(f"{latest} names no iteration: {name!r}", hint=f"cat {latest}")
     numbered = [
         (int(match[1]), child)
         for child in root.iterdir()
         if (match := _ITERATION.fullmatch(child.name)) and child.is_dir()
     ]
     return max(numbered)[1] if numbered else None
+
+
+def _named_by_tracker(latest: Path) -> str:
+    """The folder that a tracker file means; what it holds, when that is no number."""
+    with latest.open(errors="replace") as stream:
+        word = stream.read(64).strip()
+    # isdecimal() holds for digits of every script, of which Megatron writes one
+    return f"iter_{int(word):07d}" if word.isascii() and word.isdecimal() else word
 
 
 def _one_gguf(folder: Path, files: list[Path]) -> Path:
@@ -158,7 +189,8 @@ def _nemo1(path: Path) -> ModelError:
     )
 
 
-def _legacy(path: Path) -> ModelError:
+def legacy(path: Path) -> ModelError:
+    """The error of serving what Megatron wrote as one file per rank."""
     return ModelError(
         f"{path} is a Megatron checkpoint in the legacy format, which cannot be served",
         cause="its mp_rank_* folders fix one parallel layout and hold pickled weights",

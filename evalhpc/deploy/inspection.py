@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its files alone: no torch, nothing unpickled, bounded reads."""
+"""What a checkpoint is, from its files alone: no torch, no pickle run, bounded reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evalhpc.deploy.architecture import describe
 from evalhpc.deploy.completeness import check_files, gguf_parts
 from evalhpc.deploy.demo_models import DemoModel, demo_models
 from evalhpc.deploy.fingerprint import FileEntry, fingerprint, list_files
-from evalhpc.deploy.formats import detect
+from evalhpc.deploy.formats import Detected, detect, legacy
 from evalhpc.errors import ModelError
 from evalhpc.models.checkpoint import CheckpointFormat, Model
 
@@ -28,6 +28,9 @@ __all__ = [
 
 #: A file changed so lately (seconds) may still be written.
 _QUIET = 10.0
+#: Seconds between two looks at fresh files.
+_SETTLE = 1.0
+_WRITTEN_BY_RANKS = ("nemo2", "megatron-bridge", "megatron-dist", "fsdp-dcp", "megatron-legacy")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -48,10 +51,12 @@ class Inspection:
     dtype: str | None
     parameters: int | None
     bytes: int  # of all files
+    weight_bytes: int | None  # without optimizer state
     tensor_parallel: int | None  # as saved; only a hint
     pipeline_parallel: int | None
     base_model: str | None
     tokenizer: str | None  # absolute folder
+    tokenizer_name: str | None  # as training named it
     chat_template: bool
     warnings: tuple[str, ...]
     fingerprint: str  # 64 hex digits
@@ -88,6 +93,8 @@ def find_model(arg: str, *, model_id: str | None = None) -> tuple[Model, tuple[s
     if not there:
         raise _not_found(arg, path)
     found = inspect_model(path)
+    if found.format == "megatron-legacy":
+        raise legacy(Path(found.path))
     model = Model(
         model_id=model_id or (arg if demo else _default_id(path)),
         format=found.format,
@@ -106,10 +113,11 @@ def _inspect(path: Path) -> Inspection:
     files = [entry for part in parts for entry in list_files(part)]
     check_files(found.path, files)
     shape = describe(found)
+    _check_quiet(found, parts, files)
     values = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
     values["architecture"] = values.pop("name")
     values["tokenizer"] = str(shape.tokenizer) if shape.tokenizer else None
-    values["warnings"] = (*shape.warnings, *_unquiet(files))
+    values["warnings"] = (*found.warnings, *shape.warnings, *_unquiet(files))
     return Inspection(
         format=found.format,
         path=str(found.path),
@@ -118,6 +126,24 @@ def _inspect(path: Path) -> Inspection:
         fingerprint=fingerprint(files),
         **values,
     )
+
+
+def _check_quiet(found: Detected, parts: list[Path], files: list[FileEntry]) -> None:
+    """Raises ModelError when a file appeared, grew or was touched while the rest was read.
+
+    Ranks write their parts of a distributed checkpoint for minutes: where one of them is fresh,
+    the second look comes a little later.
+    """
+    if found.format in _WRITTEN_BY_RANKS and _unquiet(files):
+        time.sleep(_SETTLE)
+    again = [entry for part in parts for entry in list_files(part)]
+    changed = sorted({entry.name for entry in set(files) ^ set(again)})
+    if changed:
+        raise ModelError(
+            f"{found.path} is still being written: {', '.join(changed[:5])}",
+            cause="a save or copy that is running",
+            hint="wait until it is done, or pass an earlier iteration's folder",
+        )
 
 
 def _unquiet(files: list[FileEntry]) -> tuple[str, ...]:

@@ -13,14 +13,15 @@ _STORAGES = (
     "FloatStorage DoubleStorage HalfStorage BFloat16Storage LongStorage IntStorage ShortStorage "
     "CharStorage ByteStorage BoolStorage"
 )
+_BUILTINS = "dict list tuple set frozenset int float str bytes bool complex bytearray slice"
 _NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 #: Module → the names of it that are data: dtypes, shapes, plain records.
 _BY_MODULE = {
     "argparse": "Namespace",
     "collections": "OrderedDict defaultdict deque",
     "_codecs": "encode",
-    "builtins": "dict list tuple set frozenset int float str bytes bool complex bytearray slice range",
-    "__builtin__": "dict list set frozenset complex bytearray slice xrange",
+    "builtins": f"{_BUILTINS} range",
+    "__builtin__": f"{_BUILTINS} xrange",
     "datetime": "timedelta datetime date timezone",
     "pathlib": "Path PosixPath PurePath PurePosixPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath",

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
+
+from evalhpc.deploy.dist_index import read_index
+
+DIST_DATA = Path(__file__).parents[1] / "unit" / "deploy" / "data"
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -55,19 +61,39 @@ def write_hf(folder: Path, *, shards: int = 1, tokenizer: bool = True) -> Path:
     return folder
 
 
-def write_dist(folder: Path, *, bridge: bool = False, metadata: bool = True) -> Path:
-    """A torch.distributed folder: Megatron Bridge's, or Megatron-LM's."""
+def write_dist(
+    folder: Path, *, bridge: bool = False, metadata: bool = True, source: str = "megatron-tp2"
+) -> Path:
+    """A torch.distributed folder with a real index: Megatron Bridge's, or Megatron-LM's.
+
+    The weights are holes of the right sizes, changed long ago.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
-    (folder / "__0_0.distcp").write_bytes(b"x")
-    if metadata:
-        (folder / ".metadata").write_bytes(b"\x80\x02.")
+    real = DIST_DATA / source / "iter_0000010"
+    for path in real.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    for name, size in dist_files(real / ".metadata").items():
+        with (folder / name).open("wb") as stream:
+            stream.truncate(size)
+    if not metadata:
+        (folder / ".metadata").unlink()
     if bridge:
         (folder / "run_config.yaml").write_text(
             "model: {num_layers: 4, hidden_size: 8, num_attention_heads: 2, seq_length: 64,\n"
             "  tensor_model_parallel_size: 2, hf_model_id: org/base}\n"
+            "tokenizer: {tokenizer_model: org/tokenizer}\n"
         )
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
     return folder
+
+
+def dist_files(index: Path) -> dict[str, int]:
+    """The files that an index names, with the bytes that they need."""
+    sizes: dict[str, int] = {}
+    for part in read_index(index.parent).parts:
+        sizes[part.file] = max(sizes.get(part.file, 0), part.offset + part.length)
+    return sizes
 
 
 def gguf_string(value: str) -> bytes:

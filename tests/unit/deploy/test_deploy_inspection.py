@@ -51,6 +51,7 @@ def _dist(folder: Path) -> Path:
 def _fsdp(folder: Path) -> Path:
     checkpoints.write_dist(folder)
     (folder / "metadata.json").unlink()
+    (folder / "common.pt").unlink()
     return folder
 
 
@@ -177,7 +178,11 @@ def test_torch_dist_without_index(bridge: bool, tmp_path: Path) -> None:
 def test_torch_dist_without_weights(tmp_path: Path) -> None:
     """A distributed checkpoint without .distcp files is a copy of its marks only."""
     folder = checkpoints.write_dist(tmp_path / "iter_0000001")
-    (folder / "__0_0.distcp").unlink()
+    (folder / "__1_0.distcp").unlink()
+    with pytest.raises(ModelError, match=r"lacks 1 of the 4 files .*__1_0\.distcp"):
+        inspect_model(folder)
+    for path in folder.glob("*.distcp"):
+        path.unlink()
     with pytest.raises(ModelError, match=r"no \.distcp"):
         inspect_model(folder)
 
@@ -199,14 +204,14 @@ def test_pointer_that_leaves_the_folder(tmp_path: Path) -> None:
 
 
 def test_refused_formats(tmp_path: Path) -> None:
-    """NeMo 1 and legacy Megatron are recognised, and refused with advice."""
+    """NeMo 1 and legacy Megatron are recognised, and not served: the advice is to convert."""
     (tmp_path / "m.nemo").write_bytes(b"tar")
     legacy = tmp_path / "legacy" / "iter_0000001" / "mp_rank_00"
     legacy.mkdir(parents=True)
     (legacy / "model_optim_rng.pt").write_bytes(b"x")
     for path, text in ((tmp_path / "m.nemo", "NeMo 1"), (tmp_path / "legacy", "legacy format")):
         with pytest.raises(ModelError, match=text) as caught:
-            inspect_model(path)
+            resolve_model(str(path))
         assert "convert it" in caught.value.hint
 
 
