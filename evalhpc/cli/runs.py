@@ -62,8 +62,8 @@ def show_status(found: RunStatus) -> None:
                 click.echo(f"             {label}: {found.failure[key]}")
     if found.workers:
         print_table(
-            ("shard", "node", "state", "answered", "failed"),
-            [(w.name, w.node, w.state, w.answered, w.failed) for w in found.workers],
+            ("shard", "node", "state", "in flight", "answered", "failed"),
+            [(w.name, w.node, w.state, w.concurrency, w.answered, w.failed) for w in found.workers],
         )
     if found.jobs:
         print_table(

@@ -38,6 +38,7 @@ class WorkerView(Frozen):
     state: str = ""
     answered: int = 0
     failed: int = 0
+    concurrency: int = 0  # requests that it may have in flight now
 
 
 class JobView(Frozen):
@@ -165,7 +166,8 @@ def _open_units(run: Run, round_: int) -> int:
 def _workers(run: Run, round_: int) -> tuple[WorkerView, ...]:
     views = []
     for name, said in worker_stats(run.paths.round_leases(round_)).items():
-        fields = {key: said[key] for key in ("node", "state", "answered", "failed") if key in said}
+        known = WorkerView.model_fields.keys() - {"name"}
+        fields = {key: value for key, value in said.items() if key in known}
         views.append(WorkerView(name=name, **fields))
     return tuple(views)
 
