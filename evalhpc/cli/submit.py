@@ -45,6 +45,11 @@ _OPTIONS = (
         type=click.Choice(["stub", "forward"]),
         help="What a request without an answer gets in pass 0: a stub, or the model's answer.",
     ),
+    click.option(
+        "--schedule",
+        type=click.Choice(["dynamic", "static"]),
+        help="Shards lease work as they get on, or have a fixed slice each.",
+    ),
     click.option("--run-dir", type=click.Path(), callback=folder, help="Default: RUN_ROOT/ID."),
     _text("--name", help="Begins the run's id. Default: suite and model."),
     click.option("--json", "as_json", is_flag=True, help="Print data instead of prose."),
@@ -124,10 +129,11 @@ def _warned(prepared: Prepared) -> Prepared:
 
 
 def _merged(options: dict[str, Any]) -> dict[str, Any]:
-    """`--miss X` is `--set run.miss=X` with a name of its own."""
-    miss = options.pop("miss")
-    if miss is not None:
-        options["sets"] = (*options["sets"], f"run.miss={miss}")
+    """`--miss X` is `--set run.miss=X` with a name of its own, and so is `--schedule X`."""
+    for name in ("miss", "schedule"):
+        value = options.pop(name)
+        if value is not None:
+            options["sets"] = (*options["sets"], f"run.{name}={value}")
     return options
 
 

@@ -26,6 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from evalhpc.storage.atomic import storage_errors, write_all, write_bytes
 from evalhpc.storage.heartbeats import Heartbeat, Watch
 
 _NAME = re.compile(r"(\d+)\.(lease|done|stolen-(\d+))")
-#: After so many claims that someone else was quicker at, the folder is listed again.
-REFRESH_AFTER = 4
+#: A worker's own units are this many times the number of workers apart, at most, from the first
+#: free one: a wider window means fewer looks at the folder, and an order that is kept less well.
+WINDOW = 4
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -50,9 +52,10 @@ class LeaseBook:
     """One worker's view of the units of one round; not thread-safe.
 
     `worker` must be unique to the attempt. `timeout` is in seconds of `clock`; heartbeats should
-    come at least four times as often. `first` is the place in the list of units at which this
-    worker starts to look (default: spread by name), so that workers keep out of each other's way.
-    All methods raise StorageError where the folder cannot be used.
+    come at least four times as often. Units are claimed in their order, but for a window: among
+    the first few that are free, each of `workers` prefers every so many-th, from `place` on
+    (default: spread by name), so that they keep out of each other's way. All methods raise
+    StorageError where the folder cannot be used.
     """
 
     def __init__(
@@ -62,13 +65,15 @@ class LeaseBook:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
         *,
-        first: int | None = None,
+        place: int | None = None,
+        workers: int = 1,
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", worker) or worker.startswith("."):
             raise ValueError(f"a worker's name is letters, digits, dots and dashes: {worker!r}")
         self.folder = folder
         self.worker = worker
-        self._first = zlib.crc32(worker.encode()) if first is None else first
+        self._place_in_line = zlib.crc32(worker.encode()) if place is None else place
+        self._workers_at_once = workers
         self._token = secrets.token_hex(8)
         self._workers = folder / "workers"
         self._owner_file = self._workers / f".{worker}.{self._token}.owner"
@@ -124,15 +129,10 @@ class LeaseBook:
         """
         if not self._listed:
             self.refresh()
-        beaten = 0
-        for unit in self._from_own_place(ids):
-            if unit in self._generation or unit in self._done:
-                continue
+        while (unit := self._choice(ids)) is not None:
             if self.claim(unit):
                 return unit
-            beaten += 1
-            if beaten % REFRESH_AFTER == 0:
-                self.refresh()
+            self.refresh()  # others went on since the last look
         return self.steal_dead(ids)
 
     def steal_dead(self, ids: Sequence[int]) -> int | None:
@@ -188,11 +188,11 @@ class LeaseBook:
     # --- the dead
 
     def _dead_units(self, ids: Sequence[int]) -> list[int]:
-        """Held, undone units whose holder is dead, from our own place on."""
+        """Held, undone units whose holder is dead, in order."""
         self.refresh()
         verdicts: dict[_Owner | None, bool] = {}  # one look at each worker is enough
         dead = []
-        for unit in self._from_own_place(ids):
+        for unit in ids:
             generation = self._generation.get(unit)
             if generation is None or unit in self._done or unit in self._mine:
                 continue
@@ -256,9 +256,17 @@ class LeaseBook:
             os.close(fd)
         return True
 
-    def _from_own_place(self, ids: Sequence[int]) -> list[int]:
-        start = self._first % len(ids) if ids else 0
-        return [*ids[start:], *ids[:start]]
+    def _choice(self, ids: Sequence[int]) -> int | None:
+        """The unit to try for: of those at the front that seem free, one of our own if we can."""
+        seem_free = (u for u in ids if u not in self._generation and u not in self._done)
+        window = list(islice(seem_free, WINDOW * self._workers_at_once))
+        if not window:
+            return None
+        own = self._place_in_line % self._workers_at_once
+        for unit in window:
+            if unit % self._workers_at_once == own:
+                return unit
+        return window[self._place_in_line % min(len(window), self._workers_at_once)]
 
     def _exists(self, name: str) -> bool:
         with storage_errors(self.folder / name):

@@ -42,13 +42,19 @@ class Desk:
         plan = load_plan(run, round_)
         self._units = {unit.id: unit for unit in plan.units}
         self._ids = list(self._units)
+        shards = max(1, min(run.spec.run.shards, len(self._ids)))
+        # What this shard may lease: with a static schedule its slice, whatever becomes of others.
+        self._leasable = self._ids
+        if run.spec.run.schedule == "static":
+            self._leasable = [number for number in self._ids if number % shards == shard]
         # The pass that follows is leased like one more unit.
         self._pass = len(self._ids)
         self._attempt = _next_attempt(run, round_, shard)
         # A requeued shard bears the name of its dead attempt, whose leases are then free at once.
         name = f"{shard:05d}"
         folder = run.paths.round_leases(round_)
-        self._book = LeaseBook(folder, name, run.spec.run.lease_timeout)
+        timeout = run.spec.run.lease_timeout
+        self._book = LeaseBook(folder, name, timeout, place=shard, workers=shards)
         self._lock = threading.Lock()  # a LeaseBook belongs to one thread at a time
         self._unsettled: list[Unit] = []  # answered or given up, but not yet marked done
         self._settling = asyncio.Lock()
@@ -138,8 +144,8 @@ class Desk:
 
     def _ids_of(self, endpoint: str | None) -> list[int]:
         if endpoint is None:
-            return self._ids
-        return [unit.id for unit in self._units.values() if unit.endpoint == endpoint]
+            return self._leasable
+        return [number for number in self._leasable if self._units[number].endpoint == endpoint]
 
     def _take(self, endpoint: str | None) -> tuple[Unit, list[Request]] | None:
         self._pulse.wait_healthy(self.run.spec.run.lease_timeout)

@@ -94,7 +94,7 @@ class Interleavings(RuleBasedStateMachine):
             Shard(
                 LeaseBook(
                     self.root / f"leases-{self.round}", str(self.attempts), TIMEOUT,
-                    clock=lambda: self.now, first=self.attempts,
+                    clock=lambda: self.now, place=self.attempts, workers=3,
                 ),
                 JournalWriter.create(path, RUN),
                 path,

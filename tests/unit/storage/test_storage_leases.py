@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalhpc.errors import StorageError
-from evalhpc.storage.leases import LeaseBook
+from evalhpc.storage.leases import WINDOW, LeaseBook
 
 TIMEOUT = 60.0
 UNITS = list(range(6))
@@ -29,8 +29,10 @@ class Clock:
         return self.now
 
 
-def book(folder: Path, worker: str, clock: Clock | None = None, first: int = 0) -> LeaseBook:
-    return LeaseBook(folder, worker, TIMEOUT, clock or Clock(), first=first)
+def book(
+    folder: Path, worker: str, clock: Clock | None = None, place: int = 0, workers: int = 1
+) -> LeaseBook:
+    return LeaseBook(folder, worker, TIMEOUT, clock or Clock(), place=place, workers=workers)
 
 
 def test_one_claim_wins(tmp_path: Path) -> None:
@@ -57,12 +59,41 @@ def test_done_is_for_good(tmp_path: Path) -> None:
     assert b.next_unit([1]) is None
 
 
-def test_workers_start_at_their_own_place(tmp_path: Path) -> None:
-    """Two workers with places of their own take units in order from there, without a clash."""
-    a, b = book(tmp_path, "a", first=0), book(tmp_path, "b", first=3)
+def test_workers_take_turns_along_the_list(tmp_path: Path) -> None:
+    """Workers with places of their own take units in order, each its own, without a clash."""
+    a, b = (book(tmp_path, name, place=place, workers=2) for place, name in enumerate("ab"))
     taken = [(a.next_unit(UNITS), b.next_unit(UNITS)) for _ in range(3)]
-    assert taken == [(0, 3), (1, 4), (2, 5)]
+    assert taken == [(0, 1), (2, 3), (4, 5)]
     assert a.next_unit(UNITS) is None
+
+
+def test_what_others_leave_is_taken_in_order(tmp_path: Path) -> None:
+    """A worker that is alone gets far from the first free unit no further than the window."""
+    many = list(range(100))
+    alone = book(tmp_path, "alone", place=3, workers=4)
+    taken: list[int] = []
+    while (unit := alone.next_unit(many)) is not None:
+        assert sum(1 for u in many if u < unit and u not in taken) < 4 * WINDOW
+        taken.append(unit)
+    assert sorted(taken) == many
+
+
+def test_a_clash_costs_one_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds its unit taken looks at the folder once and claims one that is free."""
+    many = list(range(40))
+    late, quick = book(tmp_path, "late", workers=2), book(tmp_path, "quick", workers=2)
+    assert late.next_unit(many) == 0
+    assert [quick.next_unit(many) for _ in range(3)] == [2, 4, 6]
+    looks = []
+    refresh = LeaseBook.refresh
+
+    def counted(self: LeaseBook) -> None:
+        looks.append(1)
+        refresh(self)
+
+    monkeypatch.setattr(LeaseBook, "refresh", counted)
+    assert late.next_unit(many) == 8
+    assert looks == [1]
 
 
 def test_a_silent_worker_loses_its_unit(tmp_path: Path) -> None:

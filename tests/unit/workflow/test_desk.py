@@ -22,9 +22,9 @@ UNITS = 8
 ANSWER = Answer(200, "application/json", b"{}")
 
 
-def planned(root: Path, endpoints: list[str]) -> Run:
+def planned(root: Path, endpoints: list[str], **settings: object) -> Run:
     """A run whose first round has a unit of one request for each of the endpoints."""
-    spec = make_spec(run={"unit_size": 1})
+    spec = make_spec(run={"unit_size": 1, **settings})
     run = Run(RunPaths(root), spec, spec.digest())
     run.paths.journals.mkdir()
     keys = [make_key(bytes([number]) * 16, 0) for number in range(len(endpoints))]
@@ -91,6 +91,25 @@ def test_no_unit_is_done_before_its_answers_are_durable(
 
     assert [type(outcome) for outcome in asyncio.run(work())] == [StorageError] * UNITS
     assert done_units(desk.run.paths.round_leases(1)) == set()
+
+
+def test_with_a_static_schedule_each_shard_has_its_slice_and_no_more(tmp_path: Path) -> None:
+    """Slices are all units, once each; what a shard leaves stays until the next round."""
+    run = planned(tmp_path, ["model"] * UNITS, schedule="static", shards=3)
+
+    async def ids(desk: Desk) -> list[int]:
+        units = await answered(desk)
+        for unit in units[1:]:
+            await desk.settle(unit)
+        return [unit.id for unit in units]
+
+    taken = []
+    for shard in range(4):
+        with Desk(run, 1, shard) as desk:
+            taken.append(asyncio.run(ids(desk)))
+            assert not desk.all_done()
+    assert taken == [[0, 3, 6], [1, 4, 7], [2, 5], []]
+    assert done_units(run.paths.round_leases(1)) == {3, 4, 5, 6, 7}
 
 
 def test_each_endpoint_gets_its_own_units_and_no_others(tmp_path: Path) -> None:

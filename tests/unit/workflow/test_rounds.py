@@ -1,0 +1,79 @@
+"""Plans: ordered by cost, guessed at first and measured later; every request as it was asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evalhpc.core.identity import Answer, Request, make_key
+from evalhpc.paths import RunPaths
+from evalhpc.storage.journal import JournalWriter
+from evalhpc.storage.requests_file import read_requests
+from evalhpc.workflow.merging import merge
+from evalhpc.workflow.rounds import load_plan, plan_round
+from evalhpc.workflow.run import Run
+from tests.factories import make_spec
+
+LENGTHS = (10, 400, 10, 90, 400, 90, 10)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of which nothing is planned."""
+    spec = make_spec(run={"shards": 1})
+    run = Run(RunPaths(tmp_path), spec, spec.digest())
+    run.paths.journals.mkdir()
+    return run
+
+
+def asked(lengths: tuple[int, ...]) -> list[Request]:
+    """Requests for so many tokens, in the harness's order."""
+    return [
+        Request(
+            make_key(bytes([place]) * 16, 0), "b", "model", "POST", "/completions",
+            json.dumps({"prompt": f"{place} what?", "max_tokens": length}).encode(),
+        )
+        for place, length in enumerate(lengths)
+    ]  # fmt: skip
+
+
+def units_of(run: Run, round_: int) -> list[list[Request]]:
+    path = run.paths.round_plan(round_)
+    return [
+        list(read_requests(path, run.hash, unit.start, unit.end))
+        for unit in load_plan(run, round_).units
+    ]
+
+
+def lengths_of(units: list[list[Request]]) -> list[list[int]]:
+    return [[json.loads(request.body)["max_tokens"] for request in unit] for unit in units]
+
+
+def test_a_plan_holds_the_harnesss_requests_the_costliest_first(run: Run) -> None:
+    """Units are ranges of one sampling configuration; bytes and keys are as they came."""
+    requests = asked(LENGTHS)
+    plan = plan_round(run, 1, requests)
+    units = units_of(run, 1)
+    assert plan.requests == len(requests)
+    assert lengths_of(units) == [[400], [400], [90], [90], [10], [10], [10]]
+    ordered = [request for unit in units for request in unit]
+    assert ordered == sorted(requests, key=lambda r: -json.loads(r.body)["max_tokens"])
+
+
+def test_measured_latencies_decide_on_the_next_round(run: Run) -> None:
+    """What took longest in an earlier round comes first, whatever its max_tokens promise."""
+    requests = asked(LENGTHS)
+    plan_round(run, 1, requests[:4])
+    with JournalWriter.create(run.paths.journal(1, 0, 0), run.hash) as journal:
+        for request, seconds in zip(requests, (9.0, 0.1, 9.0, 1.0), strict=False):
+            journal.append(request.key, Answer(200, "application/json", b"{}", seconds))
+    merge(run)
+    plan_round(run, 2, requests[4:])
+    assert lengths_of(units_of(run, 2)) == [[10], [90], [400]]
+
+
+def test_an_empty_plan_has_no_units(run: Run) -> None:
+    """A pass without a miss plans nothing."""
+    assert plan_round(run, 1, []).units == ()
