@@ -16,9 +16,9 @@ from rich.progress import (
 )
 
 from evalhpc.cli.output import print_json, show_error, show_results
-from evalhpc.errors import EvalhpcError, IncompleteError
+from evalhpc.errors import EvalhpcError, IncompleteError, PartialError
 from evalhpc.workflow.control import watch
-from evalhpc.workflow.results import read_results
+from evalhpc.workflow.results import read_results, refuse_partial
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.status import RunStatus, stall_cause
 
@@ -70,6 +70,11 @@ def _report(run: Run, status: RunStatus | None, as_json: bool) -> int:
             show_results(document)
             click.echo(f"report   {run.paths.report}")
             click.echo(f"results  {run.paths.results_yml}")
+        try:
+            refuse_partial(run)
+        except PartialError as partial:
+            show_error(partial)
+            return partial.exit_code
         return 0
     error = _why_not(run, status)
     show_error(error)

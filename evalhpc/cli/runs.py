@@ -55,6 +55,8 @@ def show_status(found: RunStatus) -> None:
             f"  round {found.round}    {found.answered} of {found.requests} requests answered, "
             f"{found.units_done} of {found.units} units done"
         )
+    if found.given_up:
+        click.secho(f"  given up   {found.given_up} requests, listed in failures.jsonl", fg="red")
     if found.failure:
         click.secho(f"  failed     {found.failure['what']}", fg="red")
         for key, label in (("cause", "likely cause"), ("hint", "next")):
@@ -145,14 +147,19 @@ def merge(run: str, as_json: bool) -> None:
 @_RUN
 @_JSON
 def results(run: str, as_json: bool) -> None:
-    """The scores of RUN; an incomplete run has none, and that is exit code 9."""
-    from evalhpc.workflow.results import read_results  # start-up time
+    """The scores of RUN; an incomplete run has none, and that is exit code 9.
 
-    document = read_results(_open(run))
+    Scores without the answers to some requests (run.max_failures) are exit code 11.
+    """
+    from evalhpc.workflow.results import read_results, refuse_partial  # start-up time
+
+    opened = _open(run)
+    document = read_results(opened)
     if as_json:
         print_json(document)
     else:
         show_results(document)
+    refuse_partial(opened)
 
 
 @click.command(epilog="\b\nExample:\n  evalhpc verify RUN")

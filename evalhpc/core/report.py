@@ -57,18 +57,23 @@ def _cell(value: object) -> str:
 
 
 def _completeness(counts: Counts) -> str:
-    text = (
+    text = answered = (
         f"{counts.answered} of {counts.planned} requests answered in "
         f"{_number(counts.rounds, 'round')} and {_number(counts.passes, 'pass')}, "
         f"{_number(counts.duplicates, 'duplicate')}"
     )
+    if counts.failed:
+        text = f"**{counts.failed} of {counts.planned} requests failed** (the harness got an error "
+        text += f"for each; `failures.jsonl` lists them). {answered}"
     if counts.disagreements:
         text += f" ({counts.disagreements} with a different text: the first answer counts)"
     if counts.unused_repeats:
         text += f", {_number(counts.unused_repeats, 'repetition')} of a stub not used"
     if counts.damaged:
         text += f", {_number(counts.damaged, 'damaged journal frame')} asked again"
-    return f"{text}. The last pass of each harness ran over recorded answers only, without a miss."
+    only = "errors for those that failed" if counts.failed else "recorded answers only"
+    over = f"recorded answers and {only}" if counts.failed else only
+    return f"{text}. The last pass of each harness ran over {over}, without a miss."
 
 
 def _number(count: int, noun: str) -> str:

@@ -59,7 +59,8 @@ def run_pass(
 ) -> list[Outcome]:
     """Run pass `number` of every benchmark; one that went well before is not run again.
 
-    The outcome of one that is final over the same answers is that of its own, earlier pass. With `endpoints` its misses are answered live.
+    One that is final over the same answers has the outcome of its own, earlier pass. With
+    `endpoints` its misses are answered live.
     """
     return uvloop.run(until_signalled(_passes(run, number, endpoints)))
 

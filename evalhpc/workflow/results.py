@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evalhpc.config.yaml_files import load_yaml
-from evalhpc.errors import EvalhpcError, IncompleteError, IntegrityError
+from evalhpc.errors import EvalhpcError, IncompleteError, IntegrityError, PartialError
 from evalhpc.models.certificate import Certificate
 from evalhpc.storage.atomic import file_hash
 from evalhpc.workflow.records import read_record
@@ -27,6 +27,18 @@ def read_results(run: Run) -> dict[str, Any]:
             hint=f"evalhpc verify {run.paths.root}",
         )
     return load_yaml(path)
+
+
+def refuse_partial(run: Run) -> None:
+    """Raise PartialError where the scores were made without some answers (`run.max_failures`)."""
+    counts = read_certificate(run).counts
+    if counts.failed:
+        raise PartialError(
+            f"{counts.failed} of {counts.planned} requests failed: the scores were made without "
+            "their answers",
+            cause="the model server failed on them for good, and run.max_failures allowed it",
+            hint=f"less {run.paths.failures}",
+        )
 
 
 def read_certificate(run: Run) -> Certificate:

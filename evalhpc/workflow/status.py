@@ -11,6 +11,7 @@ from evalhpc.models.base import Frozen
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.states import UNKNOWN
+from evalhpc.storage.atomic import read_jsonl
 from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.jobs import Job, driver_alive, recorded_jobs
 from evalhpc.workflow.records import read_object, read_record
@@ -65,6 +66,7 @@ class RunStatus(Frozen):
     units: int = 0
     units_done: int = 0
     asked: int = 0  # by the harness, in the pass that is running
+    given_up: int = 0  # requests of the run that failed for good; failures.jsonl has them
     workers: tuple[WorkerView, ...] = ()
     jobs: tuple[JobView, ...] = ()
     failure: dict[str, Any] | None = None
@@ -87,6 +89,7 @@ def run_status(run: Run, slurm: Slurm | None = None) -> RunStatus:
         round=round_,
         why=_why(run, state, round_),
         asked=asked,
+        given_up=len(read_jsonl(run.paths.failures)),
         jobs=jobs,
         failure=failure,
         **progress,

@@ -49,7 +49,8 @@ def _journalled(run: Run) -> dict[bytes, bytes]:
 
 
 def _check_complete(run: Run, certificate: Certificate, answers: dict[bytes, bytes]) -> str:
-    planned = planned_keys(run)
+    failed = {bytes.fromhex(key) for key in certificate.failed}
+    planned = planned_keys(run) - failed
     missing, foreign = planned - answers.keys(), answers.keys() - planned
     if missing:
         raise _changed(
@@ -57,8 +58,10 @@ def _check_complete(run: Run, certificate: Certificate, answers: dict[bytes, byt
         )
     if foreign:
         raise _changed(run, f"{len(foreign)} answers in the journals belong to no planned request")
-    if certificate.counts.planned != len(planned):
+    if certificate.counts.planned != len(planned) + len(failed):
         raise _changed(run, "the number of planned requests is not what was certified")
+    if failed:
+        return f"{len(planned) + len(failed)} planned, {len(answers)} answered, {len(failed)} failed"
     return f"{len(planned)} planned, {len(answers)} answered, none missing or doubled"
 
 
