@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -127,18 +128,45 @@ def model() -> None:
     """Look at a checkpoint."""
 
 
-@model.command("inspect", epilog="\b\nExample:\n  evalhpc model inspect ckpt/ --json")
+def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Bytes of `80G` (10⁹) or `80Gi` (2³⁰)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])(i?)B?", value) if value else None
+    if value is None:
+        return None
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter("an amount such as 80G (10⁹ bytes) or 80Gi (2³⁰ bytes)")
+    step = 1024 if found[3] else 1000
+    return int(float(found[1]) * step ** (2 + "MGT".index(found[2])))
+
+
+@model.command(
+    "inspect",
+    epilog="\b\nExample:\n  evalhpc model inspect ckpt/ --gpu-memory 80G --gpus-per-node 8",
+)
 @click.argument("checkpoint", callback=word)
+@click.option(
+    "--gpu-memory", callback=_memory, metavar="SIZE", help="Suggest a layout for such GPUs: 80G."
+)
+@click.option(
+    "--gpus-per-node", type=click.IntRange(1), default=8, show_default=True, help="GPUs of a node."
+)
 @_JSON
-def model_inspect(checkpoint: str, as_json: bool) -> None:
+def model_inspect(
+    checkpoint: str, gpu_memory: int | None, gpus_per_node: int, as_json: bool
+) -> None:
     """What CHECKPOINT (a folder, a .gguf file or a demo name) is, from its files alone."""
+    from evalhpc.core.sizing import GpuNode  # start-up time
     from evalhpc.workflow.models import inspect_checkpoint  # start-up time
 
-    found = inspect_checkpoint(checkpoint)
+    node = GpuNode(gpu_memory, gpus_per_node) if gpu_memory else None
+    found = inspect_checkpoint(checkpoint, node)
     if as_json:
         print_json(found)
-    else:
-        print_table(("property", "value"), [(k, _plain(v)) for k, v in found.items()])
+        return
+    sizing = found.pop("sizing", {})
+    print_table(("property", "value"), [(k, _plain(v)) for k, v in found.items()])
+    for line in sizing.get("lines", ()):
+        click.echo(line)
 
 
 def _plain(value: object) -> str:

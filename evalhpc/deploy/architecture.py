@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,10 @@ from evalhpc.models.checkpoint import CheckpointFormat
 
 def describe(found: Detected) -> Architecture:
     """Check that the weights are whole, and read what is said of them; raises ModelError."""
-    return _READERS[found.format](found)
+    shape = _READERS[found.format](found)
+    if shape.head_size is None and shape.hidden_size and shape.heads:
+        return dataclasses.replace(shape, head_size=shape.hidden_size // shape.heads)
+    return shape
 
 
 def _hf(found: Detected) -> Architecture:
@@ -43,6 +47,7 @@ def _hf(found: Detected) -> Architecture:
         hidden_size=whole_number(shape, "hidden_size", "n_embd", "d_model"),
         heads=heads,
         kv_heads=whole_number(shape, "num_key_value_heads") or heads,
+        head_size=whole_number(shape, "head_dim"),
         vocabulary=whole_number(shape, "vocab_size"),
         context_length=whole_number(
             shape, "max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"
@@ -81,6 +86,7 @@ def _gguf(found: Detected) -> Architecture:
         hidden_size=whole_number(values, f"{kind}.embedding_length"),
         heads=_head_count(values, f"{kind}.attention.head_count"),
         kv_heads=_head_count(values, f"{kind}.attention.head_count_kv"),
+        head_size=whole_number(values, f"{kind}.attention.key_length"),
         vocabulary=tokens.length if isinstance(tokens, Items)
         else whole_number(values, f"{kind}.vocab_size"),
         context_length=whole_number(values, f"{kind}.context_length"),

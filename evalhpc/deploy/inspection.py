@@ -46,6 +46,7 @@ class Inspection:
     hidden_size: int | None
     heads: int | None
     kv_heads: int | None
+    head_size: int | None  # elements of one head
     vocabulary: int | None
     context_length: int | None  # tokens
     dtype: str | None

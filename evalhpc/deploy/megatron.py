@@ -150,6 +150,7 @@ def _of_settings(values: dict[str, Any]) -> Architecture:
         hidden_size=whole_number(values, "hidden_size"),
         heads=heads,
         kv_heads=groups or heads,
+        head_size=whole_number(values, "kv_channels"),
         vocabulary=whole_number(values, "padded_vocab_size", "vocab_size"),
         context_length=whole_number(values, "max_position_embeddings", "seq_length"),
         dtype=_dtype(values.get("params_dtype")),

@@ -15,6 +15,7 @@ class Architecture:
     hidden_size: int | None = None
     heads: int | None = None
     kv_heads: int | None = None
+    head_size: int | None = None  # elements of one head
     vocabulary: int | None = None
     context_length: int | None = None  # tokens
     dtype: str | None = None

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from evalhpc.config.layers import deep_merge
 from evalhpc.config.validation import validate
-from evalhpc.deploy.inspection import demo_models, inspect_model, resolve_model
+from evalhpc.core.sizing import GpuNode, ModelSize, suggest
+from evalhpc.deploy.inspection import Inspection, demo_models, inspect_model, resolve_model
 from evalhpc.errors import ConfigError, ModelError
 from evalhpc.models.checkpoint import Deployment, Model
 from evalhpc.models.site import DeployDefaults, Site
@@ -19,12 +20,25 @@ DEFAULT_SERVERS = {"hf": "hf", "gguf": "llamacpp", "endpoint": "endpoint"}
 _KINDS = get_args(Deployment.model_fields["kind"].annotation)
 
 
-def inspect_checkpoint(name: str) -> dict[str, Any]:
-    """`evalhpc model inspect`: property → value."""
+def inspect_checkpoint(name: str, node: GpuNode | None = None) -> dict[str, Any]:
+    """`evalhpc model inspect`: property → value; `sizing` for nodes of this kind, where given."""
     demo = demo_models()
     path = Path(resolve_model(name).path or name) if name in demo else Path(name)
     found = inspect_model(path)
-    return asdict(found)
+    sizing = {} if node is None else {"sizing": _sizing(found, node)}
+    return {**asdict(found), **sizing}
+
+
+def _sizing(found: Inspection, node: GpuNode) -> dict[str, Any]:
+    if not found.weight_bytes:
+        raise ModelError(
+            f"how much memory {found.path} needs is not known",
+            cause=f"a checkpoint of format {found.format!r} does not say how large its weights are",
+            hint="inspect the base model, or convert the checkpoint first",
+        )
+    size = ModelSize(found.weight_bytes, found.layers, found.heads, found.kv_heads, found.head_size)
+    sizing = suggest(size, node)
+    return {**asdict(sizing), "gpus_per_replica": sizing.gpus_per_replica}
 
 
 def site_for(wish: EndpointWish, site: Site, name: str) -> Site:
