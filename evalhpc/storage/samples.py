@@ -42,7 +42,8 @@ FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 _ROWS_AT_ONCE = 1024
 _NUMBERS = {"benchmark": "u4", "endpoint": "u4", "path": "u4", "status": "i2",
-            "latency": "f8", "attempts": "u4", "content_type": "u4", "prompt_tokens": "i8", "completion_tokens": "i8"}  # fmt: skip
+            "latency": "f8", "attempts": "u4", "content_type": "u4",
+            "prompt_tokens": "i8", "completion_tokens": "i8"}  # fmt: skip
 _TABLES = {"benchmark": "benchmarks", "endpoint": "endpoints", "path": "paths",
            "content_type": "content_types"}  # fmt: skip
 
