@@ -181,8 +181,7 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
         return None
     _refuse_over_budget(run, len(left))
     wanted = (request for request in unanswered(run, round_, store) if request.key in left)
-    # The other way round where one request may have broken the server for those behind it.
-    following = plan_round(run, round_ + 1, reversed(list(wanted)) if fruitless else wanted)
+    following = plan_round(run, round_ + 1, wanted)
     return Collected("more", following.round, following.requests)
 
 

@@ -61,7 +61,9 @@ def _check_complete(run: Run, certificate: Certificate, answers: dict[bytes, byt
     if certificate.counts.planned != len(planned) + len(failed):
         raise _changed(run, "the number of planned requests is not what was certified")
     if failed:
-        return f"{len(planned) + len(failed)} planned, {len(answers)} answered, {len(failed)} failed"
+        return (
+            f"{len(planned) + len(failed)} planned, {len(answers)} answered, {len(failed)} failed"
+        )
     return f"{len(planned)} planned, {len(answers)} answered, none missing or doubled"
 
 

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def _ask(url: str, model: str, task: str, number: int) -> str:
     }
     request = urllib.request.Request(f"{url}/completions", json.dumps(body).encode(), headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request) as reply:
-        return str(json.loads(reply.read())["choices"][0]["text"])
+    try:
+        with opener.open(request) as reply:
+            return str(json.loads(reply.read())["choices"][0]["text"])
+    except urllib.error.HTTPError as error:
+        if task == "patient" and error.code == 400:
+            return ""
+        raise
 
 
 def _ask_judge(question: str, number: int) -> str:

@@ -2,7 +2,8 @@
 
 `quick_server.py HOST PORT MODEL [MODE]`. Modes: `hang` never answers, `die` ends while it loads,
 `html` is another kind of server, `locked` wants another key, `deaf` ignores `echo`,
-`broken` fails on all but the readiness probe, `slow` takes half a second a request, `fragile`
+`broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
+`teapots` on two, `slow` takes half a second a request, `fragile`
 ends after three requests when it is shard 0's.
 """
 
@@ -55,6 +56,10 @@ class Handler(BaseHTTPRequestHandler):
         prompt = request.get("prompt", PROBE)
         if prompt != PROBE:
             self._err()
+            if self._never(prompt):
+                status = 500 if self.mode == "poison" else 418
+                self._send(status, {"error": {"message": "not this one"}})
+                return
             if self.mode == "broken":
                 self._send(500, {"error": {"message": "CUDA error: an illegal memory access"}})
                 return
@@ -62,6 +67,11 @@ class Handler(BaseHTTPRequestHandler):
         if "messages" in request:
             choice["message"] = {"role": "assistant", "content": "yes"}
         self._send(200, {"object": "text_completion", "model": self.model, "choices": [choice]})
+
+    def _never(self, prompt: str) -> bool:
+        """Whether this prompt is one that the server always fails on."""
+        ends = {"poison": " 3", "teapot": " 3", "teapots": (" 3", " 5")}
+        return self.mode in ends and prompt.endswith(ends[self.mode])
 
     def _err(self) -> None:
         if self.mode == "slow":
