@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from evalhpc.errors import ModelError
 _COMMON = "common.pt"
 _COMMON_KEY = "common_state"  # where megatron-core 0.19 keeps what common.pt held
 _MAX_COMMON = 64 * 1024 * 1024
-_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?")
+_SHOWN = 5
 _ATTRIBUTE = re.compile(r"Attr\(name='(\w+)'\)")
 _LEGACY = "the legacy format is not served: convert it, or save again with --ckpt-format torch_dist"
 
@@ -93,20 +95,39 @@ def fsdp(found: Detected) -> Architecture:
 
 def legacy(found: Detected) -> Architecture:
     """Megatron's one file per rank: its layout by folder names; raises ModelError."""
-    folders = sorted(path for path in found.path.glob("mp_rank_*") if path.is_dir())
-    ranks = {path: match for path in folders if (match := _RANK.fullmatch(path.name))}
-    tensor = len({match[1] for match in ranks.values()})
-    pipeline = len({match[2] for match in ranks.values()})
-    if tensor * pipeline * len({match[3] for match in ranks.values()}) != len(ranks):
-        raise lacking(found.path, f"some mp_rank folders: {len(ranks)} are no whole layout")
-    for folder in ranks:
-        files = sorted(folder.glob("model*_rng.pt"))
+    ranks = _ranks(found.path)
+    for name in ranks:
+        files = sorted((found.path / name).glob("model*_rng.pt"))
         if not files:
-            raise lacking(folder, "model_optim_rng.pt")
+            raise lacking(found.path / name, "model_optim_rng.pt")
         check_archive(files[0])
+    sizes = [len(set(numbers)) for numbers in zip(*ranks.values(), strict=True)]
     return Architecture(
-        tensor_parallel=tensor, pipeline_parallel=pipeline, warnings=(_LEGACY,)
-    )  # fmt: skip
+        tensor_parallel=sizes[0],
+        pipeline_parallel=sizes[1] if len(sizes) > 1 else 1,
+        warnings=(_LEGACY,),
+    )
+
+
+def _ranks(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Folder → its tensor, pipeline and expert rank; raises ModelError where some lack."""
+    words = {path.name: path.name.split("_")[2:] for path in folder.glob("mp_rank_*")}
+    if not all(word.isdecimal() for numbers in words.values() for word in numbers):
+        raise lacking(folder, f"mp_rank folders with numbers: {', '.join(sorted(words)[:5])}")
+    ranks = {name: tuple(map(int, numbers)) for name, numbers in words.items()}
+    if len({len(numbers) for numbers in ranks.values()}) != 1:
+        raise lacking(folder, f"one layout for {', '.join(sorted(ranks)[:5])}")
+    axes = [range(max(numbers) + 1) for numbers in zip(*ranks.values(), strict=True)]
+    if math.prod(map(len, axes)) != len(ranks):
+        whole = itertools.islice(itertools.product(*axes), len(ranks) + _SHOWN)
+        absent = [numbers for numbers in whole if numbers not in ranks.values()]
+        named = ["mp_rank_" + "_".join(_padded(numbers)) for numbers in absent]
+        raise lacking(folder, ", ".join(named[:_SHOWN]))
+    return ranks
+
+
+def _padded(numbers: tuple[int, ...]) -> list[str]:
+    return [f"{number:0{3 if place else 2}d}" for place, number in enumerate(numbers)]
 
 
 def _checked_index(folder: Path) -> DistIndex:
