@@ -7,6 +7,7 @@
                       harness-<benchmark>.sh
       tasks/          task definitions and data that the run brings along
       passes/<n>/<benchmark>/       output/ harness.log misses.frames outcome.json progress.json
+                      unsettled.txt
       plan/<round>/   requests.frames units.json
       leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
@@ -79,6 +80,9 @@ class RunPaths:
 
     def outcome(self, number: int, benchmark: str) -> Path:
         return self.pass_dir(number, benchmark) / "outcome.json"
+
+    def unsettled(self, number: int, benchmark: str) -> Path:
+        return self.pass_dir(number, benchmark) / "unsettled.txt"
 
     def round_plan(self, round_: int) -> Path:
         return self.plan / str(round_) / "requests.frames"

@@ -19,6 +19,7 @@ class Outcome(Frozen):
     dependents: int  # carried a stub, so not planned
     stub_files: tuple[str, ...] = ()  # files of the output that hold a stub's marker
     unused: int = 0  # stored answers of this benchmark that were neither used nor a retry's
+    unused_keys: tuple[str, ...] = ()  # the first of them, in hex
     unused_repeats: int = 0  # stored further occurrences of used ones: a harness's retries of stubs
     live: int = 0  # answered by the model during the pass itself (run.miss: forward)
     failed: int = 0  # got an error, since they were given up for good (run.max_failures)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_TAIL = 15
+#: Unused answers that an outcome names.
+_SHOWN = 24
 #: How the lines of a Python traceback begin, but for its last, which says what went wrong.
 _FRAMES = ("Traceback (most recent call last)", "  File ", "    ")
 
@@ -175,6 +177,7 @@ async def _with_gateway(
     output = run.paths.pass_output(number, benchmark.name)
     final = code == 0 and not counts.misses
     stored = known.stored[benchmark.name].keys if code == 0 else []
+    unused = unused_answers(stored, used)
     return Outcome(
         benchmark=benchmark.name,
         number=number,
@@ -186,7 +189,8 @@ async def _with_gateway(
         misses=counts.misses,
         dependents=counts.dependents,
         stub_files=files_with_stubs(output) if final else (),
-        unused=len(unused_answers(stored, used)),
+        unused=len(unused),
+        unused_keys=tuple(key.hex() for key in unused[:_SHOWN]),
         unused_repeats=len(unused_repeats(stored, used)),
         seconds=round(time.monotonic() - started, 3),
         log_tail=_tail(run.paths.harness_log(number, benchmark.name)) if code else (),

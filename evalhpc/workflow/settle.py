@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from evalhpc.core.acceptance import Outcome
+from evalhpc.core.difference import COMPARED, closest, comparison, parting
 from evalhpc.errors import IntegrityError
+from evalhpc.storage.atomic import write_text
+from evalhpc.storage.requests_file import read_requests
 from evalhpc.workflow.passes import outcome_before
+from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 
 
@@ -24,11 +29,36 @@ def refuse_unsettled(run: Run, number: int, outcomes: Sequence[Outcome]) -> None
             before = previous.number
             raise IntegrityError(
                 f"{name} does not settle: it asked {outcome.misses} new questions in pass "
-                f"{number}, though pass {before} had no open ends and all of its answers",
-                cause="the harness asks different questions each time (an unseeded shuffle)",
-                hint=f"compare passes/{before}/{name}/misses.frames with "
-                f"passes/{number}/{name}/misses.frames; set params.seed",
+                f"{number}, though pass {before} had no open ends and all of its answers"
+                + _difference(run, before, outcome),
+                cause="the harness asks different questions each time (an unseeded shuffle, the "
+                "time of day, an id)",
+                hint=f"less {run.paths.unsettled(number, name)}; give the harness a seed "
+                "(params.seed; PYTHONHASHSEED is set already, and sitecustomize.py among its "
+                "modules can seed the rest), or submit with --miss forward, where the model "
+                "answers during the pass",
             )
+
+
+def _difference(run: Run, before: int, outcome: Outcome) -> str:
+    """The closest pair of an old question and a new one; the whole of it in unsettled.txt."""
+    keys = {bytes.fromhex(key) for key in outcome.unused_keys}
+    old = (
+        request.body
+        for round_ in planned_rounds(run)
+        for request in read_requests(run.paths.round_plan(round_), run.hash)
+        if request.key in keys
+    )
+    path = run.paths.misses(outcome.number, outcome.benchmark)
+    new = (request.body for request in read_requests(path, run.hash))
+    pair = closest(list(islice(old, COMPARED)), list(islice(new, COMPARED)))
+    if pair is None:
+        return ""
+    labels = f"pass {before}", f"pass {outcome.number}"
+    write_text(
+        run.paths.unsettled(outcome.number, outcome.benchmark), comparison(*pair, labels)
+    )
+    return "".join(f"\n  | {line}" for line in parting(*pair, labels).splitlines())
 
 
 def _asks_anew(run: Run, number: int, outcome: Outcome) -> bool:
