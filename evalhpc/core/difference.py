@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from difflib import SequenceMatcher, unified_diff
 from itertools import product
@@ -26,7 +25,8 @@ def closest(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[bytes, bytes] |
 def parting(old: bytes, new: bytes, labels: tuple[str, str]) -> str:
     """Three lines: both texts around their first difference, and a mark below it."""
     texts = [_text(body).replace("\n", " ") for body in (old, new)]
-    at = len(os.path.commonprefix(texts))
+    differs = (at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other)
+    at = next(differs, min(map(len, texts)))
     start = max(0, at - _BEFORE)
     dots = "…" if start else ""
     lines = [
@@ -39,9 +39,8 @@ def parting(old: bytes, new: bytes, labels: tuple[str, str]) -> str:
 
 def comparison(old: bytes, new: bytes, labels: tuple[str, str]) -> str:
     """A unified diff of the two, as indented JSON where they are JSON, with every line in it."""
-    lines = [_indented(body).splitlines() for body in (old, new)]
-    longest = max(map(len, lines))
-    diff = unified_diff(*lines, *labels, lineterm="", n=longest)
+    before, after = (_indented(body).splitlines() for body in (old, new))
+    diff = unified_diff(before, after, *labels, lineterm="", n=max(len(before), len(after)))
     return "\n".join(diff) + "\n"
 
 

@@ -55,9 +55,7 @@ def _difference(run: Run, before: int, outcome: Outcome) -> str:
     if pair is None:
         return ""
     labels = f"pass {before}", f"pass {outcome.number}"
-    write_text(
-        run.paths.unsettled(outcome.number, outcome.benchmark), comparison(*pair, labels)
-    )
+    write_text(run.paths.unsettled(outcome.number, outcome.benchmark), comparison(*pair, labels))
     return "".join(f"\n  | {line}" for line in parting(*pair, labels).splitlines())
 
 
