@@ -9,6 +9,7 @@
       passes/<n>/<benchmark>/       output/ harness.log misses.frames outcome.json progress.json
                       unsettled.txt
       plan/<round>/   requests.frames units.json
+      plan/queue/     <attempt>.frames: what pass 0 waits for (--miss wait)
       leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
       endpoints/ logs/
@@ -89,6 +90,9 @@ class RunPaths:
 
     def round_units(self, round_: int) -> Path:
         return self.plan / str(round_) / "units.json"
+
+    def queue(self, attempt: int) -> Path:
+        return self.plan / "queue" / f"{attempt:03d}.frames"
 
     def round_leases(self, round_: int) -> Path:
         return self.leases / str(round_)

@@ -42,8 +42,9 @@ _OPTIONS = (
     ),
     click.option(
         "--miss",
-        type=click.Choice(["stub", "forward"]),
-        help="What a request without an answer gets in pass 0: a stub, or the model's answer.",
+        type=click.Choice(["stub", "forward", "wait"]),
+        help="What a request without an answer gets in pass 0: a stub, or the model's answer, "
+        "from one shard (forward) or from all (wait).",
     ),
     click.option(
         "--schedule",

@@ -21,6 +21,8 @@ from evalhpc.core.stubs import carries_stub, make_stub
 from evalhpc.http.messages import HttpReply, HttpRequest
 
 API_ROOT = "/v1"
+#: Answers a request while the harness waits; None for one that was given up.
+Forward = Callable[[Request], Awaitable[Answer | None]]
 
 
 @dataclass
@@ -53,7 +55,7 @@ class PassGateway:
     record_miss: Callable[[Request], object]
     volatile: Collection[str] = ()
     share_at_zero: bool = False
-    forward: Callable[[Request], Awaitable[Answer | None]] | None = None
+    forward: Forward | None = None
     failed: Mapping[bytes, str] = field(default_factory=dict)  # key → why it was given up
     counts: PassCounts = field(default_factory=PassCounts)
     used: set[bytes] = field(default_factory=set)
@@ -109,7 +111,7 @@ class PassGateway:
 
     async def _live(
         self,
-        forward: Callable[[Request], Awaitable[Answer | None]],
+        forward: Forward,
         request: HttpRequest,
         wanted: Request,
     ) -> HttpReply:

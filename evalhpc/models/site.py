@@ -92,7 +92,7 @@ class RunSettings(Frozen):
     request_retries: int = Field(default=5, ge=0)  # per request, transient failures only
     ready_timeout: float = Field(default=1200.0, gt=0)  # seconds until the first completion
     linger: float = Field(default=900.0, ge=0)  # seconds a shard waits for a further round
-    miss: Literal["stub", "forward"] = "stub"  # what a request without an answer gets in pass 0
+    miss: Literal["stub", "forward", "wait"] = "stub"  # what a miss of pass 0 gets
     plan: Literal["job", "inline"] = "job"  # pass 0: a job of its own, or in the first shard
     lease_timeout: float = Field(default=60.0, gt=0)  # silence after which a worker is dead
     harness_parallelism: int = Field(default=16, ge=1)  # requests that a harness keeps in flight

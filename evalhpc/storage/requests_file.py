@@ -32,8 +32,7 @@ class RequestWriter:
 
     def append(self, request: Request) -> int:
         """Add a request and return its byte offset. Raises StorageError."""
-        meta = _meta(request.benchmark, request.endpoint, request.method, request.path)
-        return self._frames.append(request.key, meta, request.body)
+        return self._frames.append(request.key, request_meta(request), request.body)
 
     def publish(self) -> None:
         """Make the file durable under its name, in place of any older one. Raises StorageError."""
@@ -72,10 +71,16 @@ def read_requests(
         for item in file.scan(FILE_HEADER_BYTES if start is None else start, end):
             if isinstance(item, Damage):
                 raise damaged(path, item)
-            yield _request(path, item.key, file.meta(item), file.body(item))
+            yield parse_request(path, item.key, file.meta(item), file.body(item))
 
 
-def _request(path: Path, key: bytes, meta: bytes, body: bytes) -> Request:
+def request_meta(request: Request) -> bytes:
+    """What a frame says of a request beside its key and body."""
+    return _meta(request.benchmark, request.endpoint, request.method, request.path)
+
+
+def parse_request(path: Path, key: bytes, meta: bytes, body: bytes) -> Request:
+    """The request of a frame; raises IntegrityError for the frame of something else."""
     fields = _fields(meta)
     if fields is None:
         raise IntegrityError(

@@ -63,16 +63,17 @@ class Collected:
 def plan_first(run: Run, replicas: Replicas) -> Collected:
     """Pass 0: the misses of an empty store are the plan of round 1.
 
-    With `run.miss: forward` the replicas answer them at once; what an interrupted attempt has
-    journalled is not asked again.
+    With `run.miss: forward` the replicas answer them at once, with `wait` all shards do; what an
+    interrupted attempt has journalled is not asked again.
     """
-    forward = run.spec.run.miss == "forward"
-    if forward and any(run.paths.journals.iterdir()):
+    live = run.spec.run.miss != "stub"
+    if live and any(run.paths.journals.iterdir()):
         merge(run)
+    forward = run.spec.run.miss == "forward"
     outcomes = run_pass(run, 0, replicas.ready() if forward else None)
     _refuse_failed(outcomes)
     plan = plan_misses(run, 0)
-    if forward:
+    if live:
         bind(run, 0, outcomes)
     return Collected("more", 1, plan.requests)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -39,8 +39,8 @@ class Desk:
         self.shard = shard
         self.counts = WorkCounts()
         self.state = "starting"
-        plan = load_plan(run, round_)
-        self._units = {unit.id: unit for unit in plan.units}
+        self.leaving = False  # the job is to end
+        self._units = {unit.id: unit for unit in self._planned()}
         self._ids = list(self._units)
         shards = max(1, min(run.spec.run.shards, len(self._ids)))
         # What this shard may lease: with a static schedule its slice, whatever becomes of others.
@@ -60,6 +60,9 @@ class Desk:
         self._settling = asyncio.Lock()
         self._journal: JournalWriter | None = None
         self._pulse = Pulse(self._beat)
+
+    def _planned(self) -> Sequence[Unit]:
+        return load_plan(self.run, self.round).units
 
     def __enter__(self) -> Desk:
         path = self.run.paths.journal(self.round, self.shard, self._attempt)

@@ -19,7 +19,7 @@ from evalhpc import process
 from evalhpc.core.acceptance import TIMED_OUT, Outcome, verdict
 from evalhpc.core.planning import unused_answers, unused_repeats
 from evalhpc.errors import StorageError
-from evalhpc.gateway.app import PassCounts, PassGateway
+from evalhpc.gateway.app import Forward, PassCounts, PassGateway
 from evalhpc.gateway.switchboard import Switchboard, base_path
 from evalhpc.http.server import HttpServer
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
@@ -28,7 +28,8 @@ from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
 from evalhpc.workflow.failures import failed_requests
-from evalhpc.workflow.live import Live, live_answers
+from evalhpc.workflow.live import live_answers
+from evalhpc.workflow.queue import queued_answers
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.replica import Endpoint
 from evalhpc.workflow.run import Run
@@ -68,6 +69,9 @@ def run_pass(
 
 
 async def _passes(run: Run, number: int, endpoints: Mapping[str, Endpoint] | None) -> list[Outcome]:
+    if run.spec.run.miss == "wait" and number == 0:
+        async with queued_answers(run) as queue:
+            return await all_passes(run, number, queue)
     if endpoints is None:
         return await all_passes(run, number)
     async with live_answers(run, number, endpoints) as live:
@@ -86,7 +90,7 @@ def outcome_before(run: Run, number: int, benchmark: str) -> Outcome | None:
     return next((outcome for outcome in earlier if outcome is not None), None)
 
 
-async def all_passes(run: Run, number: int, live: Live | None = None) -> list[Outcome]:
+async def all_passes(run: Run, number: int, live: Forward | None = None) -> list[Outcome]:
     """`run_pass` for a caller that has an event loop."""
     # A fixed port serves one gateway at a time.
     fixed = run.spec.site.gateway.port != 0
@@ -111,7 +115,7 @@ async def all_passes(run: Run, number: int, live: Live | None = None) -> list[Ou
 
 
 async def _benchmark_pass(
-    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Live | None
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
 ) -> Outcome:
     root = known.stored[benchmark.name].root
     done = _done_before(run, number, benchmark.name, root)
@@ -144,7 +148,7 @@ def _done_before(run: Run, number: int, benchmark: str, root: str) -> Outcome | 
 
 
 async def _with_gateway(
-    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Live | None
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
 ) -> Outcome:
     harness = run.spec.harnesses[benchmark.harness]
     token = secrets.token_hex(24)

@@ -31,7 +31,7 @@ class Run:
         """Whether pass 0 belongs to the array: by choice, or because it needs the model."""
         served = self.spec.served().values()
         needs_model = self.spec.run.miss == "forward" and any(s.model.url is None for s in served)
-        return self.spec.run.plan == "inline" or needs_model
+        return self.spec.run.plan == "inline" or self.spec.run.miss == "wait" or needs_model
 
     @property
     def first_tasks(self) -> int:

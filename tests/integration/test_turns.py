@@ -55,15 +55,16 @@ def test_a_harness_that_asks_anew_each_time_is_named(site: Path, tmp_path: Path)
     assert not (run_dir / "certificate.json").exists()
 
 
+@pytest.mark.parametrize("miss", ["forward", "wait"])
 @pytest.mark.parametrize(("task", "requests"), [("turns", 24), ("restless", 8)])
-def test_with_forward_the_model_answers_during_the_pass(
-    task: str, requests: int, site: Path, tmp_path: Path
+def test_the_model_may_answer_during_the_pass(
+    task: str, requests: int, miss: str, site: Path, tmp_path: Path
 ) -> None:
     """One live pass is the result, even of a harness that never asks the same twice."""
     run_dir = tmp_path / "run"
     done = evalhpc(
         "submit", "--site", site, "--model", tiny.build(tmp_path / "tiny"), "--tasks",
-        f"lm-eval/{task}", "--run-dir", run_dir, "--miss", "forward", "--wait",
+        f"lm-eval/{task}", "--run-dir", run_dir, "--miss", miss, "--shards", 2, "--wait",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     certificate = json.loads((run_dir / "certificate.json").read_text())

@@ -1,0 +1,73 @@
+"""A shard at work: a worker for each endpoint, until no unit is left or the job is to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from evalhpc.http.client import HttpClient
+from evalhpc.worker.asking import RetryPolicy
+from evalhpc.worker.loop import Worker
+from evalhpc.workflow.desk import Desk
+from evalhpc.workflow.signals import Interrupted, until_signalled
+
+#: Seconds that requests in flight get to end once the job was asked to; KillWait is 30 by default.
+LAST_WORDS = 15.0
+
+
+async def answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
+    """A worker for each endpoint, side by side, until no unit is left for any of them."""
+    workers = [_worker(desk, name, client) for name, client in clients.items()]
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        for worker in workers:
+            worker.stop()
+        desk.leaving = True
+        stopped.set()
+
+    desk.state = "working"
+    await until_signalled(_until_stopped(workers, stopped), on_signal=stop)
+    if stopped.is_set():
+        raise Interrupted("asked to end")
+
+
+def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
+    served, settings = desk.run.spec.served()[endpoint], desk.run.spec.run
+    return Worker(
+        client,
+        desk.at(endpoint),
+        desk.record,
+        desk.counts,
+        concurrency=served.concurrency,
+        policy=RetryPolicy(settings.request_retries),
+        adaptive=settings.adaptive,
+        one_sampling_config=served.deployment.one_sampling_config,
+    )
+
+
+async def _until_stopped(workers: Sequence[Worker], stopped: asyncio.Event) -> None:
+    """The workers' runs; once stopped, what is in flight gets LAST_WORDS seconds."""
+    working = asyncio.create_task(_all(workers))
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait({working}, timeout=LAST_WORDS)
+        if working.done():
+            await working
+    finally:
+        waiting.cancel()
+        working.cancel()
+        await asyncio.gather(waiting, working, return_exceptions=True)
+
+
+async def _all(workers: Sequence[Worker]) -> None:
+    """Run them side by side; the first that fails ends the others."""
+    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
