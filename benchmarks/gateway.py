@@ -1,4 +1,4 @@
-"""How fast the gateway answers a harness, beside a dict behind Starlette under uvicorn.
+"""How fast the gateway answers a harness, beside Starlette and nemo-evaluator's cached proxy.
 
 The gateway is that of a pass: HttpServer with its token, PassGateway, a store.h5 opened from
 disk; for misses, the file that they go to. Driven by wrk where it is installed, else by our
@@ -25,12 +25,15 @@ import uvloop
 from benchmarks.exchanges import PATH, chat_body, write_store
 from benchmarks.harness import Result, installed, interleaved, medians
 from benchmarks.servers import (
+    NEMO_PYTHON,
     NEW_PASS,
     RUN_HASH,
     TOKEN,
     Running,
+    constant_server,
     gateway_server,
     running,
+    running_nemo,
     starlette_server,
 )
 from evalhpc.gateway.app import API_ROOT, PassCounts
@@ -40,6 +43,8 @@ from evalhpc.process import run as run_process
 SECONDS = 3.0
 CONNECTIONS = 64
 STORED = 40_000
+#: The proxy is slow: so many answers fill its cache.
+PROXIED = 1_000
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -85,7 +90,7 @@ async def _drive_client(port: int, folder: Path) -> tuple[int, float]:
         async def lane() -> None:
             nonlocal answered
             while time.perf_counter() < start + SECONDS:
-                response = await client.request("POST", PATH, bodies[next(numbers) % STORED])
+                response = await client.request("POST", PATH, bodies[next(numbers) % len(bodies)])
                 if response.status != 200:
                     raise RuntimeError(f"the server answered {response.status}")
                 answered += 1
@@ -119,6 +124,26 @@ def _drive_gateway(server: Running, folder: Path, *, stored: bool) -> Rate:
     return rate
 
 
+def _nemo(folder: Path, stack: ExitStack) -> Callable[[], Rate]:
+    """nemo-evaluator's proxy, its cache filled by asking everything once."""
+    model = stack.enter_context(running(constant_server))
+    url = f"http://127.0.0.1:{model.port}{API_ROOT}{PATH}"
+    server = stack.enter_context(running_nemo(url, folder))
+    bodies = list(map(chat_body, range(PROXIED)))
+    (folder / "bodies").write_bytes(b"\n".join(bodies))
+    uvloop.run(_ask_all(server.port, bodies))
+    return partial(_drive, server, folder)
+
+
+async def _ask_all(port: int, bodies: list[bytes]) -> None:
+    async with _client(port, API_ROOT) as client:
+        for response in await asyncio.gather(
+            *(client.request("POST", PATH, body) for body in bodies)
+        ):
+            if response.status != 200:
+                raise RuntimeError(f"the proxy answered {response.status}")
+
+
 def _all_runs(folder: Path) -> Mapping[str, list[Rate]]:
     write_store(folder, STORED, RUN_HASH)
     (folder / "bodies").write_bytes(b"\n".join(map(chat_body, range(STORED))))
@@ -132,7 +157,17 @@ def _all_runs(folder: Path) -> Mapping[str, list[Rate]]:
         if installed("starlette") and installed("uvicorn"):
             server = stack.enter_context(running(starlette_server, STORED))
             contestants["starlette"] = partial(_drive, server, folder)
+        if NEMO_PYTHON.exists():
+            (folder / "nemo").mkdir()
+            contestants["nemo"] = _nemo(folder / "nemo", stack)
         return interleaved(contestants)
+
+
+def _rivals(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {
+        "starlette + uvicorn, dict": figures.get("starlette"),
+        "nemo-evaluator cached proxy": figures.get("nemo"),
+    }
 
 
 def run() -> list[Result]:
@@ -145,12 +180,12 @@ def run() -> list[Result]:
     return [
         Result(
             "gateway: answers", rate["answers"], "answers/s", goal=5_000, higher_is_better=True,
-            rivals={"starlette + uvicorn, dict": rate.get("starlette")},
+            rivals=_rivals(rate),
             note=f"one process, {STORED:,} stored, driven by {driver}",
         ),
         Result(
             "gateway: CPU an answer", cpu["answers"], "µs",
-            rivals={"starlette + uvicorn, dict": cpu.get("starlette")},
+            rivals=_rivals(cpu),
             note="of the server process",
         ),
         Result(

@@ -6,6 +6,8 @@ import asyncio
 import multiprocessing
 import os
 import socket
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,13 +23,32 @@ from evalhpc.gateway.app import PassCounts, PassGateway
 from evalhpc.http.messages import HttpReply, HttpRequest
 from evalhpc.http.server import HttpServer
 from evalhpc.http.service import Handler
+from evalhpc.paths import RunPaths
+from evalhpc.process import start, stop
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.store import Store
+from evalhpc.workflow.live import live_answers
+from evalhpc.workflow.replica import Endpoint
+from evalhpc.workflow.run import Run
+from tests.factories import make_spec
 
 RUN_HASH = "0" * 64
 TOKEN = "benchmark"
 #: Begins a new pass and says what the one before it counted.
 NEW_PASS = "/new-pass"
+#: nemo-evaluator lives in an environment of its own, as some harnesses exclude one another.
+NEMO_PYTHON = Path(sys.prefix, "harnesses", "nemo-evaluator", "bin", "python")
+#: Its adapter server, which keeps the answers of an endpoint and gives them again: as its own
+#: evaluations start it, but for the interceptors that only count or log.
+_NEMO = """
+import sys
+from nemo_evaluator.adapters.adapter_config import AdapterConfig, InterceptorConfig
+from nemo_evaluator.adapters.server import AdapterServer
+url, folder, port = sys.argv[1:]
+cache = {"cache_dir": folder + "/cache", "reuse_cached_responses": True}
+interceptors = [InterceptorConfig(name="caching", config=cache), InterceptorConfig(name="endpoint")]
+AdapterServer(url, folder, AdapterConfig(interceptors=interceptors), int(port)).run()
+"""
 P = ParamSpec("P")
 
 
@@ -92,6 +113,29 @@ def gateway_server(ready: Connection, folder: Path, length: int, *, stored: bool
     uvloop.run(_serve(Passes(store, folder, length), ready, TOKEN))
 
 
+def live_server(ready: Connection, folder: Path, base_url: str) -> None:
+    """The gateway of a pass of `--miss forward`, without a harness: every request is a miss."""
+    uvloop.run(_serve_live(ready, folder, base_url))
+
+
+async def _serve_live(ready: Connection, folder: Path, base_url: str) -> None:
+    spec = make_spec()
+    run = Run(RunPaths(folder), spec, spec.digest())
+    run.paths.journals.mkdir()
+    endpoints = dict.fromkeys(spec.served(), Endpoint(base_url, TOKEN))
+    with RequestWriter(folder / "misses.frames", run.hash) as misses:
+        async with live_answers(run, 0, endpoints) as live:
+            gateway = PassGateway(
+                benchmark=BENCHMARK,
+                endpoint=ENDPOINT,
+                model_id=MODEL,
+                lookup=Store.empty().get,
+                record_miss=misses.append,
+                forward=live,
+            )
+            await _serve(gateway, ready, TOKEN)
+
+
 def starlette_server(ready: Connection, count: int) -> None:
     """The same answers from a dict, by Starlette under uvicorn, with httptools and uvloop too."""
     import uvicorn  # a rival: only where it is measured
@@ -143,3 +187,28 @@ def running(
     finally:
         process.kill()
         process.join()
+
+
+@contextmanager
+def running_nemo(url: str, folder: Path) -> Iterator[Running]:
+    """nemo-evaluator's cached proxy of the endpoint `url`, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    argv = [str(NEMO_PYTHON), "-c", _NEMO, url, str(folder), str(port)]
+    child = start(argv, log=folder / "nemo.log")
+    try:
+        _wait_listening(port, seconds=60)
+        yield Running(port, child.pid)
+    finally:
+        stop(child)
+
+
+def _wait_listening(port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
