@@ -560,6 +560,37 @@ def test_damaged_runs(
         assert said.out == ""
 
 
+@pytest.mark.parametrize("what", ["store", "journal"])
+def test_answers_of_another_run_are_refused(
+    ended: dict[str, tuple[Path, Said]], evalhpc: Command, tmp_path: Path, what: str
+) -> None:
+    """A store or journal that was copied from another run is told by the run's hash."""
+    run, other = tmp_path / "run", ended["fragile"][0]
+    shutil.copytree(ended["good"][0], run)
+    if what == "store":
+        shutil.copy(other / "store.h5", run / "store.h5")
+        verbs = ["merge"]
+    else:
+        shutil.copy(_journal(other), run / "journals" / "0001-00007-000.journal")
+        verbs = ["merge", "verify"]
+    for verb in verbs:
+        assert_clear(evalhpc(verb, run), 10, "another run", str(run))
+
+
+def test_a_harness_that_does_not_settle_is_shown_its_questions(
+    ended: dict[str, tuple[Path, Said]],
+) -> None:
+    """The closest pair where it parts, in the message, and whole in a file that it names."""
+    run, said = ended["restless"]
+    lines = said.err.splitlines()
+    shown = next(at for at, line in enumerate(lines) if line.startswith("  | pass 0: "))
+    assert lines[shown + 1].startswith("  | pass 1: ")
+    assert lines[shown + 2].strip(" |") == "^"
+    path = run / "passes" / "1" / "restless" / "unsettled.txt"
+    assert str(path) in said.err
+    assert '"prompt": "0.' in path.read_text()
+
+
 def test_an_incomplete_run_is_never_a_score(
     ended: dict[str, tuple[Path, Said]], evalhpc: Command, tmp_path: Path
 ) -> None:
