@@ -28,6 +28,7 @@ _EMBEDDINGS = (
     "tok_embeddings.weight",
     "wte.weight",
 )
+_MAX_AXES = 16
 #: Bytes of an element, by torch's name of its type.
 _WIDTHS = {
     "float64": 8, "double": 8, "int64": 8, "uint64": 8, "float32": 4, "float": 4, "int32": 4,
@@ -158,9 +159,9 @@ def _weights(tensors: dict[Any, Any]) -> Iterator[tuple[str, SavedTensor]]:
 
 
 def _numbers(value: Any, count: int) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or len(value) != count:
+    if not isinstance(value, tuple) or len(value) != count or count > _MAX_AXES:
         raise ValueError("not a shape")
-    if not all(type(number) is int and number >= 0 for number in value):
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in value):
         raise ValueError("not a shape")
     return value
 
@@ -175,6 +176,7 @@ def _dtype(entry: Inert) -> str:
 def _part(key: Any, place: Any) -> Part:
     name, offset, length = (place.get(word) for word in ("relative_path", "offset", "length"))
     path = Path(name)
+    name.encode()  # lone surrogates name no file
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError("a file outside of the checkpoint")
     offset, length = _numbers((offset, length), 2)

@@ -47,10 +47,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def whole_number(values: Any, *names: str) -> int | None:
-    """The first of `names` in a mapping that holds a whole number ≥ 0."""
+    """The first of `names` in a mapping that holds a whole number of 63 bits."""
     for name in names:
         value = values.get(name) if isinstance(values, dict) else None
-        if type(value) is int and value >= 0:
+        if type(value) is int and 0 <= value < 1 << 63:
             return value
     return None
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from evalhpc.deploy import safe_pickle
+from evalhpc.deploy.dist_index import check_parts, read_index
 from evalhpc.deploy.inspection import Inspection, inspect_model, resolve_model
 from evalhpc.errors import ModelError
 from tests.models.checkpoints import DIST_DATA, write_dist
@@ -247,3 +250,35 @@ def test_newer_than_the_tracker(tmp_path: Path) -> None:
         os.utime(path, (0, 0))
     assert any("names iteration 10" in warning for warning in inspect_model(newer).warnings)
     assert not any("names iteration" in warning for warning in inspect_model(folder).warnings)
+
+
+_INDEX = (DIST_DATA / "megatron-tp2" / "iter_0000010" / ".metadata").read_bytes()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(_INDEX)), st.binary(min_size=1, max_size=3)), max_size=5)
+)
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_mutated_index(tmp_path: Path, changes: list[tuple[int, bytes]]) -> None:
+    """Whatever is changed in an index, the checkpoint is described or is a ModelError."""
+    mutated = bytearray(_INDEX)
+    for start, replacement in changes:
+        mutated[start : start + len(replacement)] = replacement
+    (tmp_path / ".metadata").write_bytes(mutated)
+    try:
+        index = read_index(tmp_path)
+        str((index.layers, index.embedding, index.tensor_parallel, index.weight_bytes))
+        check_parts(tmp_path, index)
+    except ModelError:
+        pass
+
+
+def test_numbers_are_bounded(tmp_path: Path) -> None:
+    """Numbers that no model has, which could not even be printed, are as good as absent."""
+    folder = _megatron(tmp_path)
+    arguments = argparse.Namespace(num_attention_heads=1 << 20_000, num_layers=-1)
+    _torch_save(folder / "common.pt", {"args": arguments})
+    found = inspect_model(folder)
+    assert (found.heads, found.layers) == (None, 2)
