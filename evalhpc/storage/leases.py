@@ -199,7 +199,8 @@ class LeaseBook:
             owner = self._owner(unit, generation)
             if owner is None or owner not in verdicts:
                 verdicts[owner] = self._is_dead(unit, owner)
-            if verdicts[owner]:
+            # Who ended meanwhile may have marked it since the folder was listed.
+            if verdicts[owner] and not self.is_done(unit):
                 dead.append(unit)
         return dead
 

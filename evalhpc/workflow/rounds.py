@@ -103,8 +103,11 @@ class _Entries:
 
 
 def kind_of(request: Request) -> Kind:
-    """The requests that this one may share a unit with, and a mean latency."""
-    config = sampling_config(request.path, request.body)
+    """The requests that this one may share a unit with, and a mean latency.
+
+    A seed of its own makes no kind of a request: every one would be a unit.
+    """
+    config = sampling_config(request.path, canonical_body(request.body, ("seed",)))
     return request.benchmark, request.endpoint, request.path, config
 
 

@@ -112,6 +112,24 @@ def test_a_silent_worker_loses_its_unit(tmp_path: Path) -> None:
     assert not dead.still_mine(1)
 
 
+def test_a_unit_done_during_the_look_is_not_taken_from_who_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between another's listing and its look at the heartbeat a worker ends: nothing is stolen."""
+    a, b = book(tmp_path, "a"), book(tmp_path, "b")
+    a.claim(1)
+    refresh = LeaseBook.refresh
+
+    def then_a_ends(self: LeaseBook) -> None:
+        refresh(self)
+        a.done(1)
+        a.end({})
+
+    monkeypatch.setattr(LeaseBook, "refresh", then_a_ends)
+    assert not b.any_open([1])
+    assert b.steal_dead([1]) is None
+
+
 def test_a_beating_worker_keeps_its_unit(tmp_path: Path) -> None:
     """As long as the counter moves within `timeout`, nothing is stolen."""
     clock = Clock()
