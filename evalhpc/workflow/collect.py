@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from evalhpc.core.acceptance import Outcome, failure_reason, verdict
@@ -22,7 +23,7 @@ from evalhpc.storage.store import Store
 from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.finish import publish
 from evalhpc.workflow.jobs import launched
-from evalhpc.workflow.live import bind, is_live_result
+from evalhpc.workflow.live import bind, is_live_result, settle_answered
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.passes import load_outcome, run_pass
 from evalhpc.workflow.replica import Replicas
@@ -72,7 +73,7 @@ def plan_first(run: Run, replicas: Replicas) -> Collected:
     forward = run.spec.run.miss == "forward"
     outcomes = run_pass(run, 0, replicas.ready() if forward else None)
     _refuse_failed(outcomes)
-    plan = plan_misses(run, 0)
+    plan = plan_misses(run, 0, partial(settle_answered, run) if live else None)
     if live:
         bind(run, 0, outcomes)
     return Collected("more", 1, plan.requests)

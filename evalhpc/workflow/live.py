@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from evalhpc.core.acceptance import Outcome, verdict
 from evalhpc.core.identity import Answer, Request
+from evalhpc.core.planning import RoundPlan
 from evalhpc.http.client import HttpClient
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.journal import JournalWriter
@@ -15,7 +16,7 @@ from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.replica import Endpoint, endpoint_clients
-from evalhpc.workflow.rounds import load_plan, unanswered_units
+from evalhpc.workflow.rounds import unanswered_units
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.stored import stored_answers
 
@@ -68,20 +69,22 @@ async def live_answers(
             pulse.stop()
 
 
-def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:
-    """After a live pass whose requests are planned: its outcomes stand for the merged answers.
-
-    Units that are answered are marked as done, so that no shard asks again.
-    """
+def settle_answered(run: Run, plan: RoundPlan) -> None:
+    """Mark those units of a live pass's plan as done that are answered: no shard asks again."""
     merge(run)
     with run.open_store() as store:
-        stored = stored_answers(run, store, ())
-        left = unanswered_units(run, number + 1, store)
-    book = LeaseBook(run.paths.round_leases(number + 1), "live", run.spec.run.lease_timeout)
-    for unit in load_plan(run, number + 1).units:
+        left = unanswered_units(run, plan, store)
+    book = LeaseBook(run.paths.round_leases(plan.round), "live", run.spec.run.lease_timeout)
+    for unit in plan.units:
         if unit.id not in left:
             book.done(unit.id)
     book.end({"state": "ended"})
+
+
+def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:
+    """After a live pass whose requests are planned: its outcomes stand for the merged answers."""
+    with run.open_store() as store:
+        stored = stored_answers(run, store, ())
     bound = [
         outcome.model_copy(update={"store_root": stored[outcome.benchmark].root})
         for outcome in outcomes

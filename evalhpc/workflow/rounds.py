@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -29,9 +29,14 @@ from evalhpc.workflow.run import Run
 MEASURED = 10_000
 
 
-def plan_misses(run: Run, number: int) -> RoundPlan:
-    """Round `number + 1` from the misses of pass `number`, benchmark by benchmark."""
-    return plan_round(run, number + 1, _misses(run, number))
+def plan_misses(
+    run: Run, number: int, before: Callable[[RoundPlan], None] | None = None
+) -> RoundPlan:
+    """Round `number + 1` from the misses of pass `number`, benchmark by benchmark.
+
+    `before` sees the plan before any shard does.
+    """
+    return plan_round(run, number + 1, _misses(run, number), before)
 
 
 def plan_unanswered(run: Run, round_: int, store: Store) -> RoundPlan:
@@ -46,17 +51,22 @@ def unanswered(run: Run, round_: int, store: Store) -> Iterator[Request]:
             yield request
 
 
-def unanswered_units(run: Run, round_: int, store: Store) -> set[int]:
-    """The units of `round_` with a request that the store lacks."""
+def unanswered_units(run: Run, plan: RoundPlan, store: Store) -> set[int]:
+    """The units of a plan with a request that the store lacks."""
     left = set()
-    for unit in load_plan(run, round_).units:
-        requests = read_requests(run.paths.round_plan(round_), run.hash, unit.start, unit.end)
+    for unit in plan.units:
+        requests = read_requests(run.paths.round_plan(plan.round), run.hash, unit.start, unit.end)
         if not all(store.has(request.key) for request in requests):
             left.add(unit.id)
     return left
 
 
-def plan_round(run: Run, round_: int, requests: Iterable[Request]) -> RoundPlan:
+def plan_round(
+    run: Run,
+    round_: int,
+    requests: Iterable[Request],
+    before: Callable[[RoundPlan], None] | None = None,
+) -> RoundPlan:
     """Write the plan file and its units; the units come last, so that they imply the plan.
 
     The file is in the order in which units are leased, the costliest requests first.
@@ -76,6 +86,8 @@ def plan_round(run: Run, round_: int, requests: Iterable[Request]) -> RoundPlan:
         plan_hash=file_hash(path),
         units=cut_units(ordered, lengths, starts),
     )
+    if before is not None:
+        before(plan)
     write_text(run.paths.round_units(round_), plan.model_dump_json())
     return plan
 

@@ -40,7 +40,9 @@ def jsonl(path: Path, samples: list[dict[str, object]]) -> Path:
 def row(number: int, body: bytes = b"{}", answer: bytes = b"{}") -> RequestRow:
     """The n-th request of a benchmark."""
     key = make_key(bytes(16), number)
-    return RequestRow(key, "b", "model", "/completions", body, Answer(200, "text/x", answer, 0.5, 2))
+    return RequestRow(
+        key, "b", "model", "/completions", body, Answer(200, "text/x", answer, 0.5, 2)
+    )
 
 
 def test_samples_come_back_in_order_with_any_text(tmp_path: Path) -> None:
