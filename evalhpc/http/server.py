@@ -15,6 +15,8 @@ from evalhpc.http.service import Handler, Service
 _LOG = logging.getLogger(__name__)
 #: Connections that the kernel may hold for us; capped by net.core.somaxconn.
 _BACKLOG = 4096
+#: Open files that a harness with many connections may need.
+_FEW_FILES = 1024
 
 
 def log_failure(request: HttpRequest, error: BaseException) -> None:
@@ -51,7 +53,10 @@ class HttpServer:
         """
         if self._listener is not None:
             raise RuntimeError("this server listens already")
-        raise_descriptor_limit()
+        files = raise_descriptor_limit()
+        if files < _FEW_FILES:
+            _LOG.warning("the hard limit of %d open files (ulimit -Hn): connections beyond it are "
+                         "closed without an answer", files)  # fmt: skip
         loop = asyncio.get_running_loop()
         secret = None if token is None else token.encode()
         service = Service(handler, loop, secret, self._max_body, self._report)
