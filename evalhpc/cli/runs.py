@@ -56,7 +56,7 @@ def show_status(found: RunStatus) -> None:
             f"{found.units_done} of {found.units} units done"
         )
     if found.given_up:
-        click.secho(f"  given up   {found.given_up} requests, listed in failures.jsonl", fg="red")
+        click.secho(f"  given up   requests: {found.given_up}, see failures.jsonl", fg="red")
     if found.failure:
         click.secho(f"  failed     {found.failure['what']}", fg="red")
         for key, label in (("cause", "likely cause"), ("hint", "next")):

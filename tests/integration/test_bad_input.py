@@ -396,6 +396,10 @@ RUNS: dict[str, tuple[str, str, list[str], int, list[str]]] = {
     "absent": ("absent", "", [], 8, ["not installed", "evalhpc ls harnesses"]),
     "hangs": ("hangs", "", ["--set", "run.harness_timeout=1"], 8, ["ran out of time"]),
     "restless": ("restless", "", [], 10, ["does not settle"]),
+    "endless": (
+        "turns", "", ["--set", "run.max_rounds=1"], 9,
+        ["still has new questions (8 of turns)", "more turns than run.max_rounds"],
+    ),
     "die": ("ok", "die", [], 7, ["OutOfMemoryError", "no score", "server-1-0.log"]),
     "hang": ("ok", "hang", ["--set", "run.ready_timeout=1"], 7, ["run.ready_timeout"]),
     "deaf": ("loglikelihood", "deaf", [], 7, ["ignores `echo`", "generation tasks"]),

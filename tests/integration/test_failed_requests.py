@@ -65,7 +65,7 @@ def test_failures_within_the_limit_are_published_with_their_list(tmp_path: Path)
     assert results.returncode == 11
     assert "length" in results.stdout
     assert "1 of 8 requests failed" in results.stderr
-    assert "1 requests" in evalhpc("status", run).stdout
+    assert "given up   requests: 1, see failures.jsonl" in evalhpc("status", run).stdout
     verified = evalhpc("verify", run, "--replay")
     assert verified.returncode == 0, verified.stderr
     assert "1 failed" in verified.stdout

@@ -72,6 +72,16 @@ def test_a_merge_sees_a_flipped_bit_too(tmp_path: Path, start: int) -> None:
         assert merged(path) == (dict(answers), len(damage)) == (dict(answers), 1)
 
 
+def test_counts_of_a_merge_are_plain_numbers(tmp_path: Path) -> None:
+    """They go into the certificate as JSON, which knows no numpy."""
+    other = [(key, Answer(200, "text/plain", b"another")) for key, _ in PAIRS]
+    journals = [write_journal(tmp_path / "a", PAIRS), write_journal(tmp_path / "b", other)]
+    report = merge_journals(journals, tmp_path / "store.h5", RUN)
+    counts = (report.answers, report.duplicates, report.disagreements, report.bytes)
+    assert counts[:3] == (3, 3, 3)
+    assert [type(count) for count in counts] == [int] * 4
+
+
 def test_a_cut_anywhere(tmp_path: Path) -> None:
     """A journal cut at any byte gives the whole answers before the cut, and reports the rest."""
     path = write_journal(tmp_path / "a", PAIRS)
