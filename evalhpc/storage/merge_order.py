@@ -93,4 +93,4 @@ def _choose_among(records: Records, choice: Choice) -> None:
     choice.stays[kept["row"]] = True
     choice.by_key.append(kept)
     choice.duplicates += len(records) - len(kept)
-    choice.disagreements += np.count_nonzero((digests != digests[winner]) & ~first)
+    choice.disagreements += int(np.count_nonzero((digests != digests[winner]) & ~first))
