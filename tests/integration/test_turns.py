@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +78,49 @@ def test_the_model_may_answer_during_the_pass(
     assert counts["planned"] == counts["answered"] == requests
     assert counts["duplicates"] == 0  # no shard asks again what was answered live
     assert evalhpc("verify", run_dir).returncode == 0
+
+
+def test_a_pass_that_dies_with_its_shard_is_taken_up_by_another(site: Path, tmp_path: Path) -> None:
+    """With `wait` the answers that were journalled are kept, and the harness runs anew."""
+    run_dir = tmp_path / "run"
+    done = evalhpc(
+        "submit", "--site", site, "--model", tiny.build(tmp_path / "tiny"), "--tasks",
+        "lm-eval/turns", "--run-dir", run_dir, "--miss", "wait", "--shards", 2, "--set",
+        "deploy.extra_args=[slow]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    progress = run_dir / "passes" / "0" / "turns" / "progress.json"
+    _wait_for(lambda: progress.exists() and json.loads(progress.read_text())["asked"] > 2)
+    (pass_,) = _processes(f"node pass --run-dir {run_dir} ")
+    shard = _parent(pass_)
+    below = _children(shard)  # the pass, its harness, and the model server
+    for pid in (shard, *below):
+        os.kill(pid, signal.SIGKILL)
+    _wait_for((run_dir / "certificate.json").exists)
+    counts = json.loads((run_dir / "certificate.json").read_text())["counts"]
+    assert counts["planned"] == counts["answered"] == 24
+    assert counts["duplicates"] <= 1  # what was in flight
+    assert len(list((run_dir / "plan" / "queue").iterdir())) == 2
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.2)
+
+
+def _processes(words: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def _children(pid: int) -> list[int]:
+    """Those of this process, their own children first."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    direct = [int(child) for child in found.stdout.split()]
+    return [*(below for child in direct for below in _children(child)), *direct]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

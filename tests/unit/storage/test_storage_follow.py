@@ -1,0 +1,63 @@
+"""Following files that grow: each whole frame once, a torn one when it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evalhpc.core.identity import Answer, Request
+from evalhpc.errors import IntegrityError, StorageError
+from evalhpc.storage.follow import JournalFollower, QueueReader, QueueWriter
+from evalhpc.storage.journal import JournalWriter
+
+RUN = "ab" * 32
+
+
+def request(number: int) -> Request:
+    """The n-th of some requests."""
+    return Request(number.to_bytes(20, "big"), "b", "judge", "POST", "/completions", b"{}" * number)
+
+
+def test_each_request_is_seen_once_and_in_order(tmp_path: Path) -> None:
+    """Whatever the pace of writer and reader; endpoint and body come through."""
+    path = tmp_path / "q.frames"
+    writer = QueueWriter(path, RUN)
+    reader = QueueReader(path, RUN)
+    seen = []
+    for number in range(5):
+        writer.append(request(number))
+        if number % 2:
+            writer.flush()
+        seen += reader.new()
+    assert seen == [request(number) for number in range(4)]
+    writer.close()
+    assert reader.new() == [request(4)]
+    assert reader.new() == []
+
+
+@pytest.mark.parametrize("missing", [1, 10, 70])
+def test_a_torn_answer_is_read_once_it_is_whole(missing: int, tmp_path: Path) -> None:
+    """What another node sees of a write in progress is no answer and no damage."""
+    path, growing = tmp_path / "whole.journal", tmp_path / "growing.journal"
+    with JournalWriter.create(path, RUN) as journal:
+        journal.append(bytes(20), Answer(200, "application/json", b"1" * 50, 0.5, 2))
+        journal.append(bytes(19) + b"\1", Answer(400, "application/json", b"2" * 50))
+    data = path.read_bytes()
+    growing.write_bytes(data[:-missing])
+    follower = JournalFollower(growing, RUN)
+    assert [key for key, _ in follower.new()] == [bytes(20)]
+    assert follower.new() == []
+    growing.write_bytes(data)
+    assert follower.new() == [(bytes(19) + b"\1", Answer(400, "application/json", b"2" * 50))]
+
+
+def test_a_file_of_another_run_or_none_is_refused(tmp_path: Path) -> None:
+    """Following must never take up a foreign answer."""
+    path = tmp_path / "j.journal"
+    with JournalWriter.create(path, "cd" * 32) as journal:
+        journal.append(bytes(20), Answer(200, "application/json", b"1"))
+    with pytest.raises(IntegrityError):
+        JournalFollower(path, RUN).new()
+    with pytest.raises(StorageError):
+        QueueReader(tmp_path / "absent", RUN).new()
