@@ -36,7 +36,10 @@ from evalhpc.storage.heartbeats import Heartbeat, Watch
 _NAME = re.compile(r"(\d+)\.(lease|done|stolen-(\d+))")
 #: A worker's own units are this many times the number of workers apart, at most, from the first
 #: free one: a wider window means fewer looks at the folder, and an order that is kept less well.
-WINDOW = 4
+WINDOW = 8
+#: After so many claims that someone else was quicker at, the folder is listed again: listing one
+#: with thousands of names costs as much as dozens of claims.
+REFRESH_AFTER = 16
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -85,6 +88,7 @@ class LeaseBook:
         self._done: set[int] = set()
         self._owners: dict[tuple[int, int], _Owner | None] = {}
         self._listed = False
+        self._names: set[str] = set()  # as the folder had them when it was listed last
         with storage_errors(self._workers):
             self._workers.mkdir(parents=True, exist_ok=True)
         write_bytes(self._owner_file, self._owner_text)
@@ -129,9 +133,10 @@ class LeaseBook:
         """
         if not self._listed:
             self.refresh()
-        while (unit := self._choice(ids)) is not None:
-            if self.claim(unit):
-                return unit
+        while choices := self._choices(ids):
+            for unit in choices[:REFRESH_AFTER]:
+                if self.claim(unit):
+                    return unit
             self.refresh()  # others went on since the last look
         return self.steal_dead(ids)
 
@@ -161,9 +166,10 @@ class LeaseBook:
 
     def refresh(self) -> None:
         """List the folder once and remember what it says."""
-        with storage_errors(self.folder), os.scandir(self.folder) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
+        with storage_errors(self.folder):
+            names = set(os.listdir(self.folder))
+        new, self._names = names - self._names, names
+        for name in new:
             if not (match := _NAME.fullmatch(name)):
                 continue
             unit, kind, thief = int(match[1]), match[2], match[3]
@@ -257,17 +263,14 @@ class LeaseBook:
             os.close(fd)
         return True
 
-    def _choice(self, ids: Sequence[int]) -> int | None:
-        """The unit to try for: of those at the front that seem free, one of our own if we can."""
+    def _choices(self, ids: Sequence[int]) -> list[int]:
+        """The units at the front that seem free: our own ones, then the others, spread by place."""
         seem_free = (u for u in ids if u not in self._generation and u not in self._done)
         window = list(islice(seem_free, WINDOW * self._workers_at_once))
-        if not window:
-            return None
         own = self._place_in_line % self._workers_at_once
-        for unit in window:
-            if unit % self._workers_at_once == own:
-                return unit
-        return window[self._place_in_line % min(len(window), self._workers_at_once)]
+        start = own * len(window) // self._workers_at_once
+        others = [*window[start:], *window[:start]]
+        return [*(u for u in window if u % self._workers_at_once == own), *others]
 
     def _exists(self, name: str) -> bool:
         with storage_errors(self.folder / name):
