@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _never(self, prompt: str) -> bool:
         """Whether this prompt is one that the server always fails on."""
-        ends = {"poison": " 3", "teapot": " 3", "teapots": (" 3", " 5")}
+        ends = {"poison": (" 3",), "teapot": (" 3",), "teapots": (" 3", " 5")}
         return self.mode in ends and prompt.endswith(ends[self.mode])
 
     def _err(self) -> None:
