@@ -88,7 +88,7 @@ class Workload:
     def requests(self) -> list[Request]:
         """Seeded, the kinds at random."""
         source = random.Random(self.workers)
-        lengths, shares = zip(*MIXED, strict=True)
+        lengths, shares = [length for length, _ in MIXED], [share for _, share in MIXED]
         total = self.workers * CONCURRENCY * REQUESTS_PER_SLOT
         drawn = source.choices(lengths, shares, k=total)
         return [_request(number, length) for number, length in enumerate(drawn)]

@@ -166,8 +166,8 @@ class LeaseBook:
 
     def refresh(self) -> None:
         """List the folder once and remember what it says."""
-        with storage_errors(self.folder):
-            names = set(os.listdir(self.folder))
+        with storage_errors(self.folder), os.scandir(self.folder) as entries:
+            names = {entry.name for entry in entries}
         new, self._names = names - self._names, names
         for name in new:
             if not (match := _NAME.fullmatch(name)):
