@@ -75,10 +75,10 @@ def settle_answered(run: Run, plan: RoundPlan) -> None:
     with run.open_store() as store:
         left = unanswered_units(run, plan, store)
     book = LeaseBook(run.paths.round_leases(plan.round), "live", run.spec.run.lease_timeout)
-    for unit in plan.units:
-        if unit.id not in left:
-            book.done(unit.id)
-    book.end({"state": "ended"})
+    answered = [unit for unit in plan.units if unit.id not in left]
+    for unit in answered:
+        book.done(unit.id)
+    book.end({"state": "ended", "answered": sum(unit.count for unit in answered)})
 
 
 def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:

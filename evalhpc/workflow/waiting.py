@@ -36,10 +36,16 @@ def answer_queue(run: Run, shard: int, replicas: Replicas, total: WorkCounts) ->
 
 
 async def _serve(desk: QueueDesk, endpoints: dict[str, Endpoint]) -> None:
+    def ended(_task: asyncio.Task[None]) -> None:
+        desk.leaving = True  # whatever its end, nobody here sees to the pass any more
+
     seeing_to_pass = asyncio.create_task(_see_to_pass(desk))
+    seeing_to_pass.add_done_callback(ended)
     try:
         async with endpoint_clients(desk.run, endpoints) as clients:
             await answer(desk, clients)
+        # Its plan is there before its outcomes are: the process is to end by itself.
+        await seeing_to_pass
     finally:
         desk.leaving = True
         seeing_to_pass.cancel()

@@ -77,6 +77,7 @@ def test_the_model_may_answer_during_the_pass(
     assert certificate["final_pass"] == 0
     assert counts["planned"] == counts["answered"] == requests
     assert counts["duplicates"] == 0  # no shard asks again what was answered live
+    assert counts["passes"] == 1
     assert evalhpc("verify", run_dir).returncode == 0
 
 
