@@ -43,3 +43,4 @@ class Deployment(Frozen):
     extra_args: tuple[str, ...] = ()
     image: str | None = None
     one_sampling_config: bool = False  # a batch gets its first request's settings: never mix
+    dialect: Literal["openai", "export-deploy"] = "openai"  # what the server speaks
