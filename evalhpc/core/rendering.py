@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalhpc.containers.runtime import step_words
-from evalhpc.core.quoting import SbatchOption, Verbatim, Words, sbatch_path
+from evalhpc.containers.runtime import wrap
+from evalhpc.core.quoting import SbatchOption, Verbatim, sbatch_path
 from evalhpc.core.template_environment import Templates
 from evalhpc.errors import ConfigError
 from evalhpc.models.runspec import RunSpec, Served
@@ -45,7 +45,16 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
     or no #SBATCH line can carry.
     """
     common = _common_variables(spec, run_dir)
-    per_script = ("script", "job", "threads", "benchmark", "harness", "container", "endpoints")
+    per_script = (
+        "script",
+        "job",
+        "threads",
+        "benchmark",
+        "harness",
+        "container",
+        "nodes",
+        "endpoints",
+    )
     templates = Templates(sources, names=(*common, *per_script))
     scripts: dict[str, str] = {}
 
@@ -136,7 +145,7 @@ def _check_variable(name: str) -> None:
 
 def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, Any]:
     model, deployment = served.model, served.deployment
-    container = step_words(
+    container = wrap(
         spec.site.container,
         deployment.image,
         writable=[run_dir],
@@ -145,7 +154,8 @@ def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, 
     return {
         "model": model,
         "deployment": deployment,
-        "container": Words(container),
+        "container": container,
+        "nodes": 1,
         "threads": deployment.threads,
     }
 
@@ -159,7 +169,7 @@ def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dic
             f"and the run knows: {', '.join(sorted(spec.harnesses))}"
         ) from None
     params = benchmark.params
-    container = step_words(
+    container = wrap(
         spec.site.container,
         harness.image,
         writable=[run_dir],
@@ -168,7 +178,8 @@ def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dic
     return {
         "benchmark": benchmark,
         "harness": harness,
-        "container": Words(container),
+        "container": container,
+        "nodes": 1,
         "threads": spec.site.resources.planning.cpus,
     }
 

@@ -9,7 +9,7 @@ import pytest
 from evalhpc.containers.mounts import Mount, bind, distinct, parse_mount
 from evalhpc.containers.preflight import check_image, check_site
 from evalhpc.containers.pyxis import explain, step_options
-from evalhpc.containers.runtime import step_words
+from evalhpc.containers.runtime import Wrap, wrap
 from evalhpc.errors import ConfigError
 from evalhpc.models.site import Container
 
@@ -43,18 +43,19 @@ def test_one_mount_a_target() -> None:
 
 def test_no_runtime_and_no_image_give_no_options() -> None:
     """A command then runs in the job's own environment, and srun gets no pyxis option at all."""
-    assert step_words(Container(mounts=("/data:/data",)), "/i.sqsh", read_only=["/a,b"]) == ()
-    assert step_words(PYXIS, None, writable=["/m"]) == ()
+    assert not wrap(Container(mounts=("/data:/data",)), "/i.sqsh", read_only=["/a,b"])
+    assert not wrap(PYXIS, None, writable=["/m"])
 
 
 def test_pyxis_options() -> None:
     """One --container-mounts with every mount; neither home nor entry point."""
-    assert step_words(PYXIS, "/i.sqsh", writable=["/run"], read_only=["/m"]) == (
+    options = (
         "--container-image=/i.sqsh",
         "--container-mounts=/run:/run,/m:/m:ro,/data:/data:ro",
         "--no-container-mount-home",
         "--no-container-entrypoint",
     )
+    assert wrap(PYXIS, "/i.sqsh", writable=["/run"], read_only=["/m"]) == Wrap(options)
 
 
 def test_a_relative_image_is_refused() -> None:

@@ -22,11 +22,11 @@ export PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=16 MKL_NUM_THREADS=16
 
 # --- container ---------------------------------------------------------------------------------
-# This script starts itself again inside the image, as a step of the job, through pyxis.
-if [[ ${EVALHPC_CONTAINER:-} != harness-arc.sh ]]; then
+# This script starts itself again inside the image.
+if [[ ${EVALHPC_STEP:-} != harness-arc.sh ]]; then
   step=(
-    srun --overlap --export=ALL --nodes=1 --ntasks=1
-    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
+    srun --overlap --export=ALL --nodes=1 --ntasks=1 --ntasks-per-node=1
+    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
     --container-image=/images/lm-eval.sqsh
     '--container-mounts=/shared/runs/demo:/shared/runs/demo,/models/tiny:/models/tiny:ro,/lustre:/lustre,/datasets:/data:ro'
     --no-container-mount-home
@@ -34,7 +34,7 @@ if [[ ${EVALHPC_CONTAINER:-} != harness-arc.sh ]]; then
   )
   # The gateway and the model server listen on this node's loopback.
   [[ -z ${SLURMD_NODENAME:-} ]] || step+=(--nodelist="$SLURMD_NODENAME")
-  export EVALHPC_CONTAINER=harness-arc.sh
+  export EVALHPC_STEP=harness-arc.sh
   exec "${step[@]}" bash /shared/runs/demo/scripts/harness-arc.sh "$@"
 fi
 

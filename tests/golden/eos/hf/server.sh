@@ -20,11 +20,11 @@ export PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 MKL_NUM_THREADS=2
 
 # --- container ---------------------------------------------------------------------------------
-# This script starts itself again inside the image, as a step of the job, through pyxis.
-if [[ ${EVALHPC_CONTAINER:-} != server.sh ]]; then
+# This script starts itself again inside the image.
+if [[ ${EVALHPC_STEP:-} != server.sh ]]; then
   step=(
-    srun --overlap --export=ALL --nodes=1 --ntasks=1
-    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
+    srun --overlap --export=ALL --nodes=1 --ntasks=1 --ntasks-per-node=1
+    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
     --container-image=/images/evalhpc.sqsh
     '--container-mounts=/shared/runs/demo:/shared/runs/demo,/models/tiny:/models/tiny:ro,/lustre:/lustre,/datasets:/data:ro'
     --no-container-mount-home
@@ -32,7 +32,7 @@ if [[ ${EVALHPC_CONTAINER:-} != server.sh ]]; then
   )
   # The gateway and the model server listen on this node's loopback.
   [[ -z ${SLURMD_NODENAME:-} ]] || step+=(--nodelist="$SLURMD_NODENAME")
-  export EVALHPC_CONTAINER=server.sh
+  export EVALHPC_STEP=server.sh
   exec "${step[@]}" bash /shared/runs/demo/scripts/server.sh "$@"
 fi
 
