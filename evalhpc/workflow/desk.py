@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
@@ -38,7 +39,8 @@ class Desk:
         self.round = round_
         self.shard = shard
         self.counts = WorkCounts()
-        self.state = "starting"
+        self._state, self._since = "starting", time.monotonic()
+        self._spent: dict[str, float] = {}  # state → seconds, of the states before this one
         self.leaving = False  # the job is to end
         self._units = {unit.id: unit for unit in self._planned()}
         self._ids = list(self._units)
@@ -87,6 +89,16 @@ class Desk:
             self.state = "ended"
             with self._lock:
                 self._book.end(self._stats())
+
+    @property
+    def state(self) -> str:
+        """What the shard does: starting (the model loads), working, waiting, passing, ended."""
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._spent = self._seconds()
+        self._state, self._since = state, time.monotonic()
 
     def endpoints(self) -> tuple[str, ...]:
         """Who is to answer the round's units, in the order of the first unit of each."""
@@ -179,9 +191,15 @@ class Desk:
         with self._lock:
             self._book.beat(self._stats())
 
+    def _seconds(self) -> dict[str, float]:
+        """State → seconds so far, the present one included: what later estimates rest on."""
+        before = self._spent.get(self._state, 0.0)
+        return {**self._spent, self._state: before + time.monotonic() - self._since}
+
     def _stats(self) -> dict[str, Any]:
         return {
             "state": self.state,
+            "seconds": {state: round(spent, 1) for state, spent in self._seconds().items()},
             "node": socket.gethostname(),
             "pid": os.getpid(),
             "answered": self.counts.answered,

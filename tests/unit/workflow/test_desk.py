@@ -12,7 +12,7 @@ from evalhpc.core.planning import Unit
 from evalhpc.errors import StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter, read_journal
-from evalhpc.storage.round_view import done_units
+from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.rounds import plan_round
 from evalhpc.workflow.run import Run
@@ -133,3 +133,13 @@ def test_each_endpoint_gets_its_own_units_and_no_others(tmp_path: Path) -> None:
     with Desk(run, 1, 0) as desk:
         assert desk.endpoints() == ("judge", "model")
         asyncio.run(work(desk))
+
+
+def test_a_desk_says_how_long_each_state_took(tmp_path: Path) -> None:
+    """The last heartbeat has seconds by state, the visits of a state added up."""
+    with Desk(planned(tmp_path, ["model"]), 1, 0) as desk:
+        for state in ("working", "waiting", "working"):
+            desk.state = state
+    said = worker_stats(desk.run.paths.round_leases(1))["00000"]
+    assert set(said["seconds"]) == {"starting", "working", "waiting", "ended"}
+    assert all(spent >= 0 for spent in said["seconds"].values())
