@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import uvloop
 
-from evalhpc import process
-from evalhpc.core.acceptance import TIMED_OUT, Outcome, verdict
+from evalhpc.core.acceptance import Outcome, verdict
 from evalhpc.core.planning import unused_answers, unused_repeats
 from evalhpc.errors import StorageError
-from evalhpc.gateway.app import Forward, PassCounts, PassGateway
-from evalhpc.gateway.switchboard import Switchboard, base_path
-from evalhpc.http.server import HttpServer
-from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
+from evalhpc.gateway.app import Forward
+from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
 from evalhpc.workflow.failures import failed_requests
+from evalhpc.workflow.harness_run import Known, Place, log_tail, run_harness
 from evalhpc.workflow.live import live_answers
 from evalhpc.workflow.queue import queued_answers
 from evalhpc.workflow.records import read_record
@@ -36,16 +28,10 @@ from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import until_signalled
 from evalhpc.workflow.stored import Stored, stored_answers
 
-if TYPE_CHECKING:
-    import subprocess  # for an annotation: only `process` runs commands
-
 log = logging.getLogger(__name__)
 
-_LOG_TAIL = 15
 #: Unused answers that an outcome names.
 _SHOWN = 24
-#: How the lines of a Python traceback begin, but for its last, which says what went wrong.
-_FRAMES = ("Traceback (most recent call last)", "  File ", "    ")
 
 
 @dataclass(frozen=True)
@@ -150,35 +136,17 @@ def _done_before(run: Run, number: int, benchmark: str, root: str) -> Outcome | 
 async def _with_gateway(
     run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
 ) -> Outcome:
-    harness = run.spec.harnesses[benchmark.harness]
-    token = secrets.token_hex(24)
-    started = time.monotonic()
-    server = HttpServer()
-    with RequestWriter(run.paths.misses(number, benchmark.name), run.hash) as misses:
-        counts, used = PassCounts(), set[bytes]()
-        gateways = {
-            name: PassGateway(
-                benchmark=benchmark.name,
-                endpoint=name,
-                model_id=served.model.model_id,
-                lookup=known.store.get,
-                record_miss=misses.append,
-                volatile=harness.volatile,
-                share_at_zero=run.spec.run.share_at_zero,
-                forward=live,
-                failed=known.failed,
-                counts=counts,
-                used=used,
-            )
-            for name, served in run.spec.served().items()
-        }
-        handler = Switchboard(gateways)
-        port = await server.start(handler, port=run.spec.site.gateway.port, token=token)
-        try:
-            code = await _harness(run, number, benchmark, f"http://127.0.0.1:{port}", token, counts)
-        finally:
-            await server.close()
-    output = run.paths.pass_output(number, benchmark.name)
+    paths = run.paths
+    place = Place(
+        output=paths.pass_output(number, benchmark.name),
+        log=paths.harness_log(number, benchmark.name),
+        progress=paths.pass_progress(number, benchmark.name),
+        port=run.spec.site.gateway.port,
+    )
+    with RequestWriter(paths.misses(number, benchmark.name), run.hash) as misses:
+        source = Known(known.store.get, misses.append, live, known.failed)
+        ended = await run_harness(run, benchmark, source, place)
+    code, counts, used = ended.exit_code, ended.counts, ended.used
     final = code == 0 and not counts.misses
     stored = known.stored[benchmark.name].keys if code == 0 else []
     unused = unused_answers(stored, used)
@@ -192,58 +160,13 @@ async def _with_gateway(
         failed=counts.failed,
         misses=counts.misses,
         dependents=counts.dependents,
-        stub_files=files_with_stubs(output) if final else (),
+        stub_files=files_with_stubs(place.output) if final else (),
         unused=len(unused),
         unused_keys=tuple(key.hex() for key in unused[:_SHOWN]),
         unused_repeats=len(unused_repeats(stored, used)),
-        seconds=round(time.monotonic() - started, 3),
-        log_tail=_tail(run.paths.harness_log(number, benchmark.name)) if code else (),
+        seconds=ended.seconds,
+        log_tail=log_tail(place.log) if code else (),
     )
-
-
-async def _harness(
-    run: Run, number: int, benchmark: Benchmark, origin: str, token: str, counts: PassCounts
-) -> int:
-    """Run the harness's script to its end and return its exit code."""
-    output = run.paths.pass_output(number, benchmark.name)
-    env = {**_variables(run, origin, token), "EVALHPC_OUTPUT_DIR": str(output)}
-    child = process.start(
-        ["bash", str(run.paths.harness_script(benchmark.name))],
-        log=run.paths.harness_log(number, benchmark.name),
-        env=env,
-        cwd=output,
-    )
-    deadline = time.monotonic() + run.spec.run.harness_timeout
-    waiting = asyncio.create_task(asyncio.to_thread(_wait, child))
-    try:
-        while time.monotonic() < deadline:
-            _write_progress(run, number, benchmark.name, counts)
-            done, _ = await asyncio.wait({waiting}, timeout=1.0)
-            if done:
-                return child.returncode
-        log.error("the harness of %s ran out of time", benchmark.name)
-        return TIMED_OUT
-    finally:
-        process.stop(child)
-        await waiting
-
-
-def _variables(run: Run, origin: str, token: str) -> dict[str, str]:
-    """This process's environment, with the gateway in place of every endpoint's URL and key."""
-    served = run.spec.served()
-    keys = {endpoint.model.api_key_env for endpoint in served.values()}
-    variables = {name: value for name, value in os.environ.items() if name not in keys}
-    for name in served:
-        prefix = "EVALHPC" if name == MODEL_ENDPOINT else f"EVALHPC_{name.upper()}"
-        variables[f"{prefix}_BASE_URL"] = origin + base_path(name)
-        variables[f"{prefix}_API_KEY"] = token
-    return variables
-
-
-def _wait(child: subprocess.Popen[bytes]) -> None:
-    # Polls, because Popen.wait in a thread would race with stop() reaping the child.
-    while child.poll() is None:
-        time.sleep(0.05)
 
 
 def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
@@ -262,18 +185,3 @@ def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
             cause="the run directory is not writable, or its file system is full",
             hint="free some space, then: evalhpc resume RUN",
         ) from error
-
-
-def _write_progress(run: Run, number: int, benchmark: str, counts: PassCounts) -> None:
-    shown = {"asked": counts.asked, "misses": counts.misses}
-    write_text(run.paths.pass_progress(number, benchmark), json.dumps(shown))
-
-
-def _tail(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        return ()
-    text = path.read_bytes()[-16384:].decode("utf-8", "replace")
-    lines = [line for line in text.splitlines() if line.strip()]
-    # Frames say nothing to a user; the whole log is a command away.
-    told = [line for line in lines if not line.startswith(_FRAMES)]
-    return tuple((told or lines)[-_LOG_TAIL:])
