@@ -34,10 +34,14 @@ class Desk:
     busy event loop makes the worker look dead; at the end its undone units are free at once.
     """
 
-    def __init__(self, run: Run, round_: int, shard: int) -> None:
+    def __init__(
+        self, run: Run, round_: int, shard: int, *, journal_round: int | None = None
+    ) -> None:
+        """`journal_round`: the round whose answers these are, where it is not `round_` itself."""
         self.run = run
         self.round = round_
         self.shard = shard
+        self._journal_round = round_ if journal_round is None else journal_round
         self.counts = WorkCounts()
         self._state, self._since = "starting", time.monotonic()
         self._spent: dict[str, float] = {}  # state → seconds, of the states before this one
@@ -51,7 +55,7 @@ class Desk:
             self._leasable = [number for number in self._ids if number % shards == shard]
         # The pass that follows is leased like one more unit.
         self._pass = len(self._ids)
-        self._attempt = _next_attempt(run, round_, shard)
+        self._attempt = _next_attempt(run, self._journal_round, shard)
         # A requeued shard bears the name of its dead attempt, whose leases are then free at once.
         name = f"{shard:05d}"
         folder = run.paths.round_leases(round_)
@@ -67,7 +71,7 @@ class Desk:
         return load_plan(self.run, self.round).units
 
     def __enter__(self) -> Desk:
-        path = self.run.paths.journal(self.round, self.shard, self._attempt)
+        path = self.run.paths.journal(self._journal_round, self.shard, self._attempt)
         self._journal = JournalWriter.create(path, self.run.hash)
         self._pulse.start()
         return self
@@ -221,7 +225,7 @@ class Desk:
             self._note({**record, "reason": failure.reason, "fault": failure.fault})
 
     def _note(self, record: dict[str, Any]) -> None:
-        path = self.run.paths.shard_failures(self.round, self.shard, self._attempt)
+        path = self.run.paths.shard_failures(self._journal_round, self.shard, self._attempt)
         append_jsonl(path, record)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from evalhpc.core.acceptance import Outcome, verdict
@@ -25,9 +25,14 @@ LIVE_SHARD = 99_999
 
 
 class Live:
-    """Answers requests at once and journals them: what a gateway forwards to."""
+    """Answers requests at once and records them: what a gateway forwards to."""
 
-    def __init__(self, run: Run, clients: Mapping[str, HttpClient], journal: JournalWriter) -> None:
+    def __init__(
+        self,
+        run: Run,
+        clients: Mapping[str, HttpClient],
+        record: Callable[[bytes, Answer], object],
+    ) -> None:
         settings, served = run.spec.run, run.spec.served()
         self._askers = {
             name: Asker(
@@ -39,7 +44,7 @@ class Live:
             )
             for name, client in clients.items()
         }
-        self._journal = journal
+        self._record = record
 
     async def __call__(self, request: Request) -> Answer | None:
         """The answer of the request's endpoint; None for a request that was given up."""
@@ -47,7 +52,7 @@ class Live:
             answer = await self._askers[request.endpoint].ask_in_turn(request)
         except Unanswered:
             return None
-        self._journal.append(request.key, answer)
+        self._record(request.key, answer)
         return answer
 
 
@@ -64,7 +69,7 @@ async def live_answers(
         pulse.start()
         try:
             async with endpoint_clients(run, endpoints) as clients:
-                yield Live(run, clients, journal)
+                yield Live(run, clients, journal.append)
         finally:
             pulse.stop()
 
