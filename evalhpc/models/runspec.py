@@ -24,6 +24,7 @@ class HarnessSpec(Frozen):
     template: str  # under harness/ of the templates
     results: str  # which reader turns its output into results.yml
     api_key_env: str = "OPENAI_API_KEY"  # the variable that the harness sends as bearer token
+    selection: str | None = None  # how it is told which documents to run; None: it cannot be
     volatile: tuple[str, ...] = ()  # top-level body fields that do not identify a request
     image: str | None = None
     python: str | None = None  # interpreter that it is installed in; None: the run's own

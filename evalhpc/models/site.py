@@ -86,6 +86,7 @@ class RunSettings(Frozen):
     adaptive: bool = True  # find how many the server bears; else `concurrency` all along
     unit_size: int | None = Field(default=None, ge=1)  # requests per work unit; None: sized
     schedule: Literal["dynamic", "static"] = "dynamic"  # static: each shard has a fixed slice
+    shard_by: Literal["requests", "samples"] = "requests"  # samples: each runs the harness itself
     max_rounds: int = Field(default=12, ge=1)  # rounds before a run gives up
     max_failures: float = Field(default=0.0, ge=0, le=1)  # share of a benchmark's requests
     request_timeout: float = Field(default=600.0, gt=0)  # seconds
