@@ -10,7 +10,8 @@
     ├── HarnessError             8   the evaluation harness failed
     ├── IncompleteError          9   answers are missing: there is no score
     ├── IntegrityError          10   data that does not match what the run recorded
-    └── PartialError            11   there are scores, but some requests failed
+    ├── PartialError            11   there are scores, but some requests failed
+    └── BudgetError             12   more GPU-hours than the run may use
 
 The text of an error says what happened, the likely cause, and the next command.
 `docs/errors.md` is the user's copy of the table.
@@ -102,6 +103,12 @@ class PartialError(EvalhpcError):
     """There are scores, made without the answers to some requests: `run.max_failures`."""
 
     exit_code = 11
+
+
+class BudgetError(EvalhpcError):
+    """What would be submitted may use more GPU-hours than `run.max_gpu_hours` allows."""
+
+    exit_code = 12
 
 
 class FrameError(IntegrityError):

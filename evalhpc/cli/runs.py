@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evalhpc.cli.output import print_json, print_table, show_results
-from evalhpc.cli.values import word
+from evalhpc.cli.values import budget, word
 
 if TYPE_CHECKING:
     from evalhpc.workflow.run import Run
@@ -109,13 +109,20 @@ def cancel(run: str) -> None:
 @click.command(epilog="\b\nExample:\n  evalhpc resume RUN --wait")
 @_RUN
 @click.option("--wait", is_flag=True, help="Show progress until the run ends; its exit code.")
+@click.option(
+    "--max-gpu-hours",
+    type=float,
+    callback=budget,
+    metavar="H",
+    help="From now on the run's budget, what it has used included.",
+)
 @_JSON
-def resume(run: str, wait: bool, as_json: bool) -> None:
+def resume(run: str, wait: bool, max_gpu_hours: float | None, as_json: bool) -> None:
     """Go on with RUN: ask only what has no answer yet."""
     from evalhpc.workflow.control import resume as resume_run  # start-up time
 
     opened = _open(run)
-    jobs = resume_run(opened)
+    jobs = resume_run(opened, max_gpu_hours)
     if wait:
         from evalhpc.cli.follow import follow  # start-up time
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -28,3 +29,10 @@ def folder(context: click.Context, param: click.Parameter, value: str | None) ->
             "it is not UTF-8, which the scripts and YAML files of a run need", context, param
         ) from error
     return Path(str(value))
+
+
+def budget(context: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A number of hours: 0 or more, and neither infinite nor NaN."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("it must be a number of hours, 0 or more", context, param)
+    return value

@@ -89,6 +89,7 @@ class RunSettings(Frozen):
     shard_by: Literal["requests", "samples"] = "requests"  # samples: each runs the harness itself
     max_rounds: int = Field(default=12, ge=1)  # rounds before a run gives up
     max_failures: float = Field(default=0.0, ge=0, le=1)  # share of a benchmark's requests
+    max_gpu_hours: float | None = Field(default=None, ge=0)  # what the run may use; None: any
     request_timeout: float = Field(default=600.0, gt=0)  # seconds
     request_retries: int = Field(default=5, ge=0)  # per request, transient failures only
     ready_timeout: float = Field(default=1200.0, gt=0)  # seconds until the first completion

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalhpc.errors import ClusterError, EvalhpcError
 from evalhpc.slurm.gate import Slurm
-from evalhpc.slurm.jobs import Dependency
+from evalhpc.slurm.jobs import Dependency, TestOnly
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,22 @@ class Step:
 
 
 def submit_chain(
-    slurm: Slurm, steps: Sequence[Step], record: Callable[[str, int], None]
+    slurm: Slurm,
+    steps: Sequence[Step],
+    record: Callable[[str, int], None],
+    tested: Callable[[str, TestOnly], None] = lambda _kind, _answer: None,
 ) -> list[int]:
     """Submit the steps in order and return their job ids.
 
-    Slurm judges every script before the first is submitted. `record(kind, job_id)` is called as
+    Slurm judges every script before the first is submitted; `tested(kind, answer)` gets to know
+    what it said. `record(kind, job_id)` is called as
     each sbatch returns. Whatever goes wrong then (a refusal, `record` itself, Ctrl-C), the jobs
     already submitted are cancelled, newest first; the error names them.
     """
     _check(steps)
     for step in steps:
-        slurm.test_only(step.script, *step.args, array=step.array, extra=step.extra)
+        answer = slurm.test_only(step.script, *step.args, array=step.array, extra=step.extra)
+        tested(step.kind, answer)
     ids: dict[str, int] = {}
     try:
         for step in steps:

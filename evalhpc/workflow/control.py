@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from evalhpc.errors import StorageError, UsageError
+from evalhpc.errors import BudgetError, StorageError, UsageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_text
+from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs
 from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here
 from evalhpc.workflow.local import GRACE, start_driver
@@ -70,8 +71,11 @@ def cancel(run: Run) -> int:
     return len(jobs)
 
 
-def resume(run: Run) -> list[Job]:
-    """Go on where the run stands: plan anew, ask what is missing, or only collect."""
+def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
+    """Go on where the run stands: plan anew, ask what is missing, or only collect.
+
+    `max_gpu_hours` replaces the run's budget, of which what it has used is a part.
+    """
     if run.paths.certificate.exists():
         raise UsageError(
             "the run is complete: there is nothing to resume",
@@ -87,11 +91,17 @@ def resume(run: Run) -> list[Job]:
     run.paths.cancelled.unlink(missing_ok=True)
     run.paths.failure.unlink(missing_ok=True)
     rounds = planned_rounds(run)
-    record_job(run.paths, "resume", 0, rounds[-1] if rounds else 0, run.spec.site.scheduler)
-    if not rounds:
-        return launch(run)
-    merge(run)
-    return _resume_round(run, rounds[-1])
+    scheduler = run.spec.site.scheduler
+    last = rounds[-1] if rounds else 0
+    record_job(run.paths, "resume", 0, last, scheduler, max_gpu_hours=max_gpu_hours)
+    try:
+        if not rounds:
+            return launch(run)
+        merge(run)
+        return _resume_round(run, last)
+    except BudgetError as error:
+        note_failure(run, error)  # the run stands still as before, and should say why
+        raise
 
 
 def _resume_round(run: Run, last: int) -> list[Job]:

@@ -26,6 +26,7 @@ class Job(Frozen):
     started: str = ""  # of a local driver: its start time in /proc, which tells reuse of the id
     tasks: int = 1
     at: float = 0.0  # seconds since the epoch, for people
+    max_gpu_hours: float | None = None  # of a resume: the budget from then on
 
 
 def record_job(
@@ -37,11 +38,12 @@ def record_job(
     *,
     tasks: int = 1,
     started: str = "",
+    max_gpu_hours: float | None = None,
 ) -> None:
     """Append one job; called the moment that its id is known."""
     job = Job(
         kind=kind, id=job_id, round=round_, scheduler=scheduler, tasks=tasks, started=started,
-        at=round(time.time(), 3),
+        at=round(time.time(), 3), max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     append_jsonl(paths.jobs, job.model_dump())
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 from evalhpc.containers import preflight
+from evalhpc.core.estimate import Ask, ask
 from evalhpc.errors import UsageError
+from evalhpc.slurm.arrays import parse_tasks
 from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
+from evalhpc.slurm.jobs import TestOnly
+from evalhpc.workflow.budget import refuse_above_budget
 from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
 from evalhpc.workflow.local import start_driver
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
+
+Tested = Callable[[str, TestOnly], None]
 
 
 def slurm_here() -> Slurm:
@@ -21,16 +28,37 @@ def slurm_here() -> Slurm:
     return slurm
 
 
-def launch(run: Run) -> list[Job]:
-    """Submit a run from its planning pass on; returns what was submitted."""
+def launch(run: Run, tested: Tested = lambda _kind, _answer: None) -> list[Job]:
+    """Submit a run from its planning pass on; returns what was submitted.
+
+    `tested(kind, answer)` gets to know when Slurm says that each job could start.
+    """
     _check_images(run)
     if run.spec.site.scheduler == "local":
+        refuse_above_budget(run, asked(run, first_steps(run)))
         start_driver(run, first="shard" if run.plans_inline else "planning")
         return recorded_jobs(run.paths)[-1:]
+    return _submit(run, 1, first_steps(run), tested)
+
+
+def first_steps(run: Run) -> list[Step]:
+    """What `launch` submits: everything up to the collector of round 1."""
     if run.plans_inline:
-        return _submit(run, 1, _round_steps(run, 1, tasks=run.first_tasks))
+        return _round_steps(run, 1, tasks=run.first_tasks)
     planning = Step("planning", run.paths.script("planning"), comment=_comment(run))
-    return _submit(run, 1, [planning, *_round_steps(run, 1, after=("planning",))])
+    return [planning, *_round_steps(run, 1, after=("planning",))]
+
+
+def asked(run: Run, steps: Sequence[Step]) -> list[Ask]:
+    """What the jobs of these steps hold of the cluster."""
+    return [ask(run.spec, s.kind, _tasks(run, s), str(run.paths.root)) for s in steps]
+
+
+def _tasks(run: Run, step: Step) -> int:
+    """Tasks of the step's array; without a number of its own it is the one in the header."""
+    if step.array is not None:
+        return len(parse_tasks(step.array))
+    return run.spec.run.shards if step.kind == "shard" else 1
 
 
 def _check_images(run: Run) -> None:
@@ -86,15 +114,19 @@ def _array(run: Run, tasks: int) -> str:
     return f"0-{tasks - 1}" + (f"%{throttle}" if throttle else "")
 
 
-def _submit(run: Run, round_: int, steps: list[Step]) -> list[Job]:
+def _submit(
+    run: Run, round_: int, steps: list[Step], tested: Tested = lambda _kind, _answer: None
+) -> list[Job]:
+    tasks = {step.kind: _tasks(run, step) for step in steps}
+
     def record(kind: str, job_id: int) -> None:
         round_of = 0 if kind == "planning" else round_
-        tasks = run.spec.run.shards if kind == "shard" else 1
-        record_job(run.paths, kind, job_id, round_of, "slurm", tasks=tasks)
+        record_job(run.paths, kind, job_id, round_of, "slurm", tasks=tasks[kind])
 
     if run.paths.cancelled.exists():
         raise UsageError(
             "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
         )
-    submit_chain(slurm_here(), steps, record)
+    refuse_above_budget(run, asked(run, steps))
+    submit_chain(slurm_here(), steps, record, tested)
     return recorded_jobs(run.paths)[-len(steps) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from evalhpc.errors import EvalhpcError
+from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
 from evalhpc.workflow.collect import collect, note_failure, plan_first
 from evalhpc.workflow.launch import launch_round
 from evalhpc.workflow.replica import Replicas
@@ -61,12 +61,23 @@ def _go_on(run: Run, round_: int) -> None:
         return  # the local driver sees the new plan and goes on
     if run.spec.site.resubmit:
         try:
-            launch_round(run, round_)
+            _launch_within_budget(run, round_)
         except EvalhpcError as error:
             note_failure(run, error)
             raise
     else:
         print(f"this site's jobs may not submit; next: evalhpc resume {run.paths.root}")
+
+
+def _launch_within_budget(run: Run, round_: int) -> None:
+    try:
+        launch_round(run, round_)
+    except BudgetError as error:
+        raise IncompleteError(
+            f"round {round_} is planned and there is no score yet: {error.what}",
+            cause="run.max_gpu_hours is used up, as far as the next array could need it",
+            hint=f"evalhpc resume {run.paths.root} --max-gpu-hours H",
+        ) from error
 
 
 def _failed(error: EvalhpcError) -> int:
