@@ -99,7 +99,7 @@ install_demo_model() {
 # ours, since harnesses exclude one another. It sees our packages, so that only what differs is
 # installed. Further packages come without what they depend on.
 install_harness() {
-    local layer="$venv/harnesses/${2:-$1}" wanted
+    local layer="$venv/harnesses/${2:-$1}" wanted stamp
     wanted="$("$venv/bin/python" - "$root/setup.cfg" "$1" <<'PYTHON'
 import configparser, sys
 setup = configparser.ConfigParser()
@@ -107,7 +107,8 @@ setup.read(sys.argv[1])
 print(setup["options.extras_require"][sys.argv[2]].strip())
 PYTHON
     )"
-    if [ "$(cat "$layer/.evalhpc" 2>/dev/null)" = "$wanted" ]; then return; fi
+    stamp="$(printf '%s\n' "$wanted" "${@:3}")"
+    if [ "$(cat "$layer/.evalhpc" 2>/dev/null)" = "$stamp" ]; then return; fi
     say "installing the harness ${2:-$1} into $layer (120 to 170 MB on disk)"
     "$venv/bin/python" -m venv --clear "$layer"
     "$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' \
@@ -116,5 +117,5 @@ PYTHON
     "$layer/bin/python" -m pip install -qq --disable-pip-version-check $wanted
     [ $# -le 2 ] ||
         "$layer/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "${@:3}"
-    printf '%s\n' "$wanted" >"$layer/.evalhpc"
+    printf '%s\n' "$stamp" >"$layer/.evalhpc"
 }

@@ -48,7 +48,6 @@ class Cell:
     samples: dict[str, int]  # task → lines in samples.h5
     settings: tuple[str, ...] = ()
     layer: str | None = None  # its own environment, below harnesses/ in ours
-    optional: bool = False  # not among the environments that scripts/test makes
 
 
 CELLS = [
@@ -64,11 +63,9 @@ CELLS = [
         requests=8, passes=2, samples={"every_filter": 16}, layer="nemo-evaluator",
         settings=("params.include_path={group}", "params.endpoint=chat"),
     ),
-    # A minute and more. `install_harness` of scripts/environment.sh makes the environment (without
-    # 5 GB that it does not need): nemo-evaluator mtbench accelerate nvidia-mtbench-evaluator
     Cell(
         "nemo-evaluator", "mtbench.mtbench", harness_outputs.mtbench,
-        requests=2 * 4 + 1, passes=4, samples={}, layer="mtbench", optional=True,
+        requests=2 * 4 + 1, passes=4, samples={}, layer="nemo-evaluator",
         settings=(
             "params.endpoint=chat", "params.limit=2", "run.max_rounds=5",
             # It finds its own results only when the judge has this name.
@@ -149,8 +146,8 @@ def _interpreter(cell: Cell) -> Path:
     """The interpreter of a harness's own environment; skips where nobody made it."""
     python = Path(sys.prefix) / "harnesses" / str(cell.layer) / "bin" / "python"
     if not python.is_file():
-        required = os.environ.get("EVALHPC_REQUIRE_HARNESSES") == "1" and not cell.optional
-        reason = f"{python} is missing: install_harness of scripts/environment.sh makes it"
+        required = os.environ.get("EVALHPC_REQUIRE_HARNESSES") == "1"
+        reason = f"{python} is missing: scripts/test makes it"
         pytest.fail(reason) if required else pytest.skip(reason)
     return python
 
