@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from evalhpc.config.sites import load_site
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.rendering import render_run
 from evalhpc.models.runspec import RunSpec
@@ -58,6 +57,11 @@ _PYXIS: dict[str, Any] = {
     "harnesses": {"lm-eval": {"image": "/images/lm-eval.sqsh"}},
 }
 
+_IMAGES: dict[str, Any] = {"harnesses": {"lm-eval": {"image": "/images/lm-eval.sqsh"}}}
+_VLLM_IMAGE: dict[str, Any] = merged(_VLLM, {"deployment": {"image": "/images/vllm.sqsh"}})
+#: What a site of GPU nodes is rendered with: a run without a server, and one with its GPUs.
+_GPU_NODES = {"endpoint": _IMAGES, "vllm": merged(_VLLM_IMAGE, _IMAGES)}
+
 _OTHERS = ("nemo-evaluator", "inspect-ai", "lucebench", "command")
 _EVERY_HARNESS: dict[str, Any] = {
     "harnesses": {name: {"name": name, "template": f"{name}.sh.j2", "results": name}
@@ -101,6 +105,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "harnesses": {name: {"image": f"/images/{name}.sqsh"} for name in _OTHERS}}),
         "vllm-no-container": merged(_VLLM, {"site": {"container": {"runtime": "none"}}}),
     },
+    "superpod": _GPU_NODES,
+    "aws-parallelcluster": _GPU_NODES,
+    "hyperpod": _GPU_NODES,
+    "google-a3-mega": _GPU_NODES,
+    "soperator": _GPU_NODES,
+    "sunk": _GPU_NODES,
 }  # fmt: skip
 
 
@@ -112,8 +122,8 @@ def shipped_sites() -> list[str]:
 
 def make_variant(site: str, variant: str) -> RunSpec:
     """The spec of one variant, with made-up names for what a site leaves to its users."""
-    path = resource_dir("site_configs") / f"{site}.yaml"
-    data: dict[str, Any] = yaml.safe_load(path.read_text())
+    # With whatever it extends, and nothing of what the user who runs the tests has at home.
+    data = load_site(str(resource_dir("site_configs") / f"{site}.yaml"), {}).data
     slurm: dict[str, Any] = data.get("slurm", {})
     needed = {"slurm": {key: f"my-{key}" for key in slurm.get("required", ())}}
     base = {"site": merged(data, needed), "run": data.get("run", {})}

@@ -14,7 +14,12 @@ from evalhpc.errors import ConfigError, UsageError
 from evalhpc.models.site import Site
 from evalhpc.resources import resource_dir
 
-SHIPPED = ("devcluster", "eos", "local")
+SHIPPED = (
+    "aws-parallelcluster", "devcluster", "eos", "google-a3-mega", "hyperpod", "local", "soperator",
+    "sunk", "superpod",
+)  # fmt: skip
+#: Those of GPU nodes that nobody of us can reach: their facts are others'.
+CLUSTERS = tuple(name for name in SHIPPED if name not in ("devcluster", "local"))
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -52,10 +57,38 @@ def test_a_shipped_site_validates(home: Home, name: str) -> None:
 
 
 def test_the_listing_is_what_ships(home: Home) -> None:
-    """The template is not a site; the three others are listed with their descriptions."""
+    """The template is not a site; all others are listed with their descriptions."""
     entries = list_sites(home.env)
     assert tuple(entry.name for entry in entries) == SHIPPED
     assert all(entry.origin == "shipped" and entry.description for entry in entries)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_clusters_facts_name_where_they_are_from(home: Home, name: str) -> None:
+    """Its own file, not one that it extends, names pages or repositories, and what nobody tried."""
+    text = (resource_dir("site_configs") / f"{name}.yaml").read_text()
+    source = str(parse_yaml(text, name)["source"])
+    assert re.search(r"repository|pages|architecture", source)
+    assert "Nothing here has been run on" in source
+    assert re.search(r"\bnot tried\b|\bNobody has run\b", (DOCS / f"sites/{name}.md").read_text())
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_what_differs_between_users_is_left_to_them(home: Home, name: str) -> None:
+    """A partition is named or asked for, an account never made up, and images are the user's."""
+    site = load_site(name, home.env).site
+    assert (site.slurm.partition is None) == ("partition" in site.slurm.required)
+    assert site.slurm.account is None
+    assert site.container.images == {}
+    assert site.container.image_dir is None
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_clusters_shard_fills_its_gpus(home: Home, name: str) -> None:
+    """A copy of the model spans the GPUs that a shard asks for; passes ask for none."""
+    site = load_site(name, home.env).site
+    assert site.resources.shard.gpus_per_node == site.deploy.tensor_parallel
+    assert site.resources.planning.gpus_per_node == site.resources.collect.gpus_per_node == 0
 
 
 def test_no_shipped_file_names_a_registry() -> None:
@@ -122,7 +155,7 @@ def test_an_unknown_site_is_answered_with_the_nearest(home: Home) -> None:
     with pytest.raises(UsageError) as error:
         load_site("eoss", home.env)
     assert "did you mean 'eos'?" in error.value.what
-    assert error.value.cause == "the sites are devcluster, eos, local"
+    assert error.value.cause == f"the sites are {', '.join(SHIPPED)}"
     with pytest.raises(UsageError):
         load_site("template", home.env)
 
