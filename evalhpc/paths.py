@@ -10,6 +10,8 @@
                       unsettled.txt
       plan/<round>/   requests.frames units.json
       plan/queue/     <attempt>.frames: what pass 0 waits for (--miss wait)
+      plan/slices.json, slices/<benchmark>/   <slice>.json <slice>-<attempt>/ check/: who runs
+                      the harness on which documents (--shard-by samples)
       leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
       endpoints/ logs/
@@ -42,6 +44,8 @@ class RunPaths:
         self.tasks = root / "tasks"
         self.passes = root / "passes"
         self.plan = root / "plan"
+        self.slices = root / "slices"
+        self.slice_list = self.plan / "slices.json"
         self.leases = root / "leases"
         self.journals = root / "journals"
         self.endpoints = root / "endpoints"
@@ -93,6 +97,16 @@ class RunPaths:
 
     def queue(self, attempt: int) -> Path:
         return self.plan / "queue" / f"{attempt:03d}.frames"
+
+    def slice_documents(self, benchmark: str, number: int) -> Path:
+        return self.slices / benchmark / f"{number}.json"
+
+    def slice_attempt(self, benchmark: str, number: int, attempt: int) -> Path:
+        """Folder of output/ harness.log further.frames outcome.json."""
+        return self.slices / benchmark / f"{number}-{attempt}"
+
+    def slice_check(self, benchmark: str) -> Path:
+        return self.slices / benchmark / "check"
 
     def round_leases(self, round_: int) -> Path:
         return self.leases / str(round_)

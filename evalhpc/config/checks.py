@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from evalhpc.config.folders import user_config
 from evalhpc.errors import ConfigError, EvalhpcError, UsageError
-from evalhpc.models.site import Container, Site
+from evalhpc.models.runspec import HarnessSpec
+from evalhpc.models.site import Container, RunSettings, Site
+from evalhpc.models.suite import Benchmark
 
 _MOUNT = re.compile(r"(/[^:,\s]*):(/[^:,\s]*)(:[a-z]+([+-][a-z]+)*)?")
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)$")
@@ -25,6 +27,31 @@ def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
         *_variables(site, environ),
         *(_mounts(site.container) if site.container.runtime != "none" else ()),
     ]
+
+
+def check_sharding(
+    run: RunSettings, harnesses: Mapping[str, HarnessSpec], benchmarks: Iterable[Benchmark]
+) -> None:
+    """Raises UsageError where `run.shard_by: samples` does not fit the rest."""
+    if run.shard_by != "samples":
+        return
+    if run.miss != "stub" or run.plan != "job":
+        other = f"--miss {run.miss}" if run.miss != "stub" else f"run.plan: {run.plan}"
+        raise UsageError(
+            f"--shard-by samples and {other} exclude each other",
+            cause="pass 0 counts the documents before the array starts, and each shard then runs "
+            "the harness live on its own",
+            hint="keep one of them",
+        )
+    unable = [b for b in benchmarks if harnesses[b.harness].selection is None]
+    if unable:
+        names = ", ".join(f"{b.name} ({b.harness})" for b in unable)
+        raise UsageError(
+            f"--shard-by samples: {names} cannot be told which documents to run",
+            cause="the harness has no selection of samples of its own, as far as the catalogue "
+            "knows",
+            hint="leave --shard-by out: by requests, every harness is sharded",
+        )
 
 
 def image_for(name: str, site: Site, default: str | None) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import evalhpc
-from evalhpc.config.checks import check_site, image_for, python_for
+from evalhpc.config.checks import check_sharding, check_site, image_for, python_for
 from evalhpc.config.expand import expand_site
 from evalhpc.config.layers import Assignment, deep_merge, parse_sets
 from evalhpc.config.schema import did_you_mean
@@ -16,7 +16,8 @@ from evalhpc.config.sites import SiteLayer
 from evalhpc.config.suites import repeated
 from evalhpc.config.validation import validate
 from evalhpc.errors import UsageError
-from evalhpc.models.checkpoint import Deployment, Model
+from evalhpc.models.checkpoint import Model
+from evalhpc.models.deployment import Serving
 from evalhpc.models.runspec import HarnessSpec, RunSpec, Served
 from evalhpc.models.site import Site
 from evalhpc.models.suite import Benchmark, Params, Suite
@@ -63,7 +64,7 @@ def resolve(
     layer: SiteLayer,
     suite: Suite,
     model: Model,
-    deployment: Deployment,
+    deployment: Serving,
     harnesses: Mapping[str, HarnessSpec],
     overrides: Overrides,
     *,
@@ -82,6 +83,7 @@ def resolve(
         raise error
     benchmarks = merge_params(suite, site, overrides)
     used = {name: _harness(name, harnesses) for name in sorted({b.harness for b in benchmarks})}
+    check_sharding(site.run, used, benchmarks)
     return RunSpec(
         evalhpc_version=evalhpc.__version__,
         name=run_name(overrides.name, suite.name, model.model_id),
@@ -109,7 +111,7 @@ def resolve(
     )
 
 
-def _in_image(deployment: Deployment, site: Site) -> Deployment:
+def _in_image(deployment: Serving, site: Site) -> Serving:
     if deployment.kind == "endpoint":
         return deployment
     image = image_for(deployment.kind, site, deployment.image)

@@ -76,6 +76,25 @@ def samples_of(folder: Path) -> dict[str, Path]:
     return {_DATE.sub("", path.name)[len("samples_") : -len(".jsonl")]: path for path in found}
 
 
+def documents(output: Path) -> dict[str, list[int]]:
+    """Task → the indices of its documents, sorted; scores need not be defined.
+
+    Raises HarnessError unless every task's samples are as many as the results claim.
+    """
+    path = _results_file(output)
+    results = load_object(path)
+    try:
+        claimed = {name: int(n["effective"]) for name, n in results["n-samples"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise unknown_shape(path, "lm-eval", error) from error
+    return {name: _documents(_samples_file(path, name, count)) for name, count in claimed.items()}
+
+
+def _documents(samples: Path) -> list[int]:
+    with samples.open("rb") as file:
+        return sorted({int(parse_json(line)["doc_id"]) for line in file})
+
+
 def _parse(path: Path, results: dict[str, Any]) -> HarnessOutput:
     groups = {
         name: _scores(path, results, name, entry)
