@@ -59,7 +59,9 @@ class Container(Frozen):
 
     runtime: Literal["none", "pyxis"] = "none"
     image_dir: str | None = None  # folder of .sqsh files; a relative image is looked up here
-    images: dict[str, str] = {}  # harness or deployment name → image (absolute .sqsh path)
+    images: dict[str, str] = {}  # harness or deployment → image file, or a name or reference of one
+    registry: str | None = None  # host of references that name none
+    import_job: bool = False  # `evalhpc images import` as a CPU job, not where it is typed
     mounts: tuple[str, ...] = ()  # SRC:DST[:FLAGS], besides the run directory and the model
 
 
