@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +19,13 @@ from tenacity import (
 )
 
 from evalhpc.core.identity import Answer, Request
-from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.http.errors import TransportError
 from evalhpc.http.messages import HttpResponse
+from evalhpc.worker.dialect import Dialect, OpenAI
 from evalhpc.worker.pace import Pace
-from evalhpc.worker.replies import classify, describe, ignores_echo
+from evalhpc.worker.replies import classify, describe
 from evalhpc.worker.turns import Turns
 
 #: Seconds: the longest pause between two tries, and the longest Retry-After that is obeyed.
@@ -81,12 +82,15 @@ class Asker:
         *,
         adaptive: bool = True,
         one_sampling_config: bool = False,
+        dialect: Dialect | None = None,
     ) -> None:
         self.retried = 0
+        self.answers = 0  # replies that were answers: while they come, the server lives
         self.pace = Pace(concurrency, adaptive=adaptive)
         self._client = client
         self._policy = policy
         self._one_config = one_sampling_config
+        self._dialect = dialect or OpenAI()
         self._turns = Turns(lambda: self.pace.limit)
         self._unreachable = 0
 
@@ -96,15 +100,27 @@ class Asker:
         With `one_sampling_config`, requests of different configurations are never in flight
         together; one between two tries counts as in flight.
         """
-        config = sampling_config(request.path, request.body) if self._one_config else b""
-        await self._turns.enter(config)
+        wires = self._dialect.adapt(request)
+        await self._turns.enter(self._dialect.turn(wires[0]) if self._one_config else b"")
         try:
-            return await self.ask(request)
+            return await self._ask_all(request, wires)
         finally:
             self._turns.leave()
 
     async def ask(self, request: Request) -> Answer:
         """The answer; Unanswered if this request is given up, EndpointError if all would be."""
+        return await self._ask_all(request, self._dialect.adapt(request))
+
+    async def _ask_all(self, request: Request, wires: Sequence[Request]) -> Answer:
+        """One after the other, so that a request never counts as two in flight."""
+        answers: list[Answer] = []
+        for wire in wires:
+            answers.append(await self._ask_one(wire))
+            if answers[-1].status >= 400:
+                break
+        return self._dialect.join(request, answers)
+
+    async def _ask_one(self, request: Request) -> Answer:
         try:
             return await self._ask(request, attempt=1)
         except Unanswered as first:
@@ -139,8 +155,7 @@ class Asker:
         latency = time.perf_counter() - started
         kind = classify(request.method, request.path, reply.status, reply.content_type, reply.body)
         if kind == "answer":
-            if reply.status < 300 and ignores_echo(request.body, reply.body):
-                raise _no_echo(request)
+            self.answers += 1
             return Answer(reply.status, reply.content_type, reply.body, latency, attempt)
         if kind == "denied":
             raise EndpointError(
@@ -186,15 +201,6 @@ class Asker:
                 cause="the server process died, or its node did",
                 hint="read logs/server-*.log in the run directory, then: evalhpc resume RUN",
             ) from error
-
-
-def _no_echo(request: Request) -> EndpointError:
-    return EndpointError(
-        f"the model server ignores `echo`: it gave no log-probabilities of the prompt, "
-        f"which {request.benchmark} is scored by",
-        cause="this server cannot score prompts (llama.cpp cannot)",
-        hint="serve the model with another server (hf, vllm), or choose generation tasks",
-    )
 
 
 def _transport_fault(error: EndpointError) -> Fault:

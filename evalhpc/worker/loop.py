@@ -12,6 +12,7 @@ from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
 from evalhpc.http.client import HttpClient
 from evalhpc.worker.asking import Asker, Fault, RetryPolicy, Unanswered
+from evalhpc.worker.dialect import Dialect
 
 
 class Units(Protocol):
@@ -67,6 +68,7 @@ class Worker:
         policy: RetryPolicy | None = None,
         adaptive: bool = True,
         one_sampling_config: bool = False,
+        dialect: Dialect | None = None,
     ) -> None:
         """At most `concurrency` requests are in flight; of one sampling configuration, if so."""
         self.counts = counts
@@ -76,8 +78,9 @@ class Worker:
             policy or RetryPolicy(),
             adaptive=adaptive,
             one_sampling_config=one_sampling_config,
+            dialect=dialect,
         )
-        self._asker = asker
+        self.asker = asker
         self._ask = asker.ask_in_turn if one_sampling_config else asker.ask
         self._lanes = 0  # each has one request in work
         self._tasks: set[asyncio.Task[None]] = set()  # theirs
@@ -111,7 +114,7 @@ class Worker:
 
     def _resize(self) -> bool:
         """Open lanes up to the limit; False if the calling one is beyond it, and ends."""
-        limit = self._asker.pace.limit
+        limit = self.asker.pace.limit
         self._count_limit(limit)
         if self._lanes > limit:
             self._lanes -= 1
@@ -138,7 +141,7 @@ class Worker:
             self._ended.set_result(None)
 
     async def _lane(self) -> None:
-        pace = self._asker.pace
+        pace = self.asker.pace
         while not self._stopping:
             item = await self._next()
             if item is None:
@@ -190,7 +193,7 @@ class Worker:
             self.counts.failures.append(failure)
             return
         finally:
-            self.counts.retried += self._asker.retried - self._counted_retries
-            self._counted_retries = self._asker.retried
+            self.counts.retried += self.asker.retried - self._counted_retries
+            self._counted_retries = self.asker.retried
         self._record(request.key, answer)
         self.counts.answered += 1

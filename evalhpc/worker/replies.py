@@ -26,7 +26,7 @@ def classify(method: str, path: str, status: int, content_type: str, body: bytes
     A 2xx to a POST that is no JSON (a proxy's page), an error or a generation that was cut off
     is no answer.
     """
-    generation = path.partition("?")[0].endswith("completions")
+    generation = path.partition("?")[0].rstrip("/").endswith("completions")
     if 200 <= status < 300:
         if method != "POST" or _is_answer(content_type, body, generation):
             return "answer"

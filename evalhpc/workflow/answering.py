@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from evalhpc.http.client import HttpClient
 from evalhpc.worker.asking import RetryPolicy
+from evalhpc.worker.dialects import DIALECTS
 from evalhpc.worker.loop import Worker
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.signals import Interrupted, until_signalled
@@ -43,6 +44,7 @@ def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
         policy=RetryPolicy(settings.request_retries),
         adaptive=settings.adaptive,
         one_sampling_config=served.deployment.one_sampling_config,
+        dialect=DIALECTS[served.deployment.dialect],
     )
 
 

@@ -13,6 +13,7 @@ from evalhpc.storage.atomic import write_text
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
+from evalhpc.worker.dialects import DIALECTS
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.replica import Endpoint, endpoint_clients
@@ -41,6 +42,7 @@ class Live:
                 RetryPolicy(settings.request_retries),
                 adaptive=settings.adaptive,
                 one_sampling_config=served[name].deployment.one_sampling_config,
+                dialect=DIALECTS[served[name].deployment.dialect],
             )
             for name, client in clients.items()
         }

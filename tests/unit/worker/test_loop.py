@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,7 +14,8 @@ from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.http.errors import TransportError
 from evalhpc.http.messages import HttpResponse
-from evalhpc.worker.asking import RetryPolicy
+from evalhpc.worker.asking import Asker, RetryPolicy
+from evalhpc.worker.dialects import DIALECTS
 from evalhpc.worker.loop import WorkCounts, Worker
 
 OK = b'{"choices":[{}]}'
@@ -224,3 +226,27 @@ def test_lanes_that_wait_for_a_unit_end_with_a_stop() -> None:
     units = Stopping(BODIES)
     client = FakeClient(always(response(200)))
     assert asyncio.run(units.worked(client, lanes=8)).answered == 1
+
+
+def test_a_request_in_parts_has_one_answer() -> None:
+    """A part that fails is asked again alone; the rest is asked once."""
+    failed: list[bytes] = []
+
+    def script(body: bytes) -> Iterator[Reply]:
+        if b'"b"' in body and not failed:
+            failed.append(body)
+            yield response(500)
+        prompt = json.loads(body)["prompt"]
+        while True:
+            yield response(200, json.dumps({"choices": [{"text": prompt * 2}]}).encode())
+
+    body = b'{"prompt":["a","b","c"],"max_tokens":2,"temperature":0}'
+    client = FakeClient(script)
+    policy = RetryPolicy(retries=3, pause=0.001)
+    asker = Asker(client, 1, policy, dialect=DIALECTS["export-deploy"])
+    request = Request(b"k", "b", "model", "POST", "/completions", body)
+    answer = asyncio.run(asker.ask(request))
+    choices = json.loads(answer.body)["choices"]
+    assert [choice["text"] for choice in choices] == ["aa", "bb", "cc"]
+    assert answer.attempts == 2
+    assert len(client.asked) == 4

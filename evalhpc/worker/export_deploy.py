@@ -1,0 +1,51 @@
+"""The dialect of NVIDIA's Export-Deploy servers (in-framework Megatron behind Ray Serve)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evalhpc.core.identity import Answer, Request, parse_json
+from evalhpc.core.sampling import sampling_config
+from evalhpc.core.stubs.fields import dump
+from evalhpc.worker.export_deploy_reply import joined_body
+from evalhpc.worker.export_deploy_request import Asked, read_request, route_of
+
+
+class ExportDeploy:
+    """One prompt a request, few fields, a slash at the end of paths, and replies put right."""
+
+    def adapt(self, request: Request) -> tuple[Request, ...]:
+        """A request for each prompt and copy; EndpointError for what the server cannot do."""
+        if request.method != "POST":
+            return (request,)
+        asked = read_request(request)
+        path, query = route_of(request) + "/", request.path.partition("?")[1:]
+        return tuple(
+            replace(request, path=path + "".join(query), body=_body(asked, content))
+            for content in asked.contents
+            for _ in range(asked.sent_for_each)
+        )
+
+    def join(self, request: Request, answers: Sequence[Answer]) -> Answer:
+        """One answer in the prompts' order; the first refusal if there is one."""
+        refused = next((answer for answer in answers if answer.status >= 300), None)
+        if refused is not None or request.method != "POST":
+            return refused or answers[0]
+        kind, body = joined_body(read_request(request), [answer.body for answer in answers])
+        latency = sum(answer.latency for answer in answers)
+        attempts = max(answer.attempts for answer in answers)
+        return Answer(answers[0].status, kind, body, latency, attempts)
+
+    def turn(self, wire: Request) -> bytes:
+        """Its sampling configuration: a batch gets that of its first request.
+
+        Log-probabilities of generated tokens go alone: a batch of unequal lengths is an error.
+        """
+        config = sampling_config(wire.path, wire.body)
+        fields = parse_json(wire.body) if wire.method == "POST" else {}
+        return config + wire.key if "logprobs" in fields and "echo" not in fields else config
+
+
+def _body(asked: Asked, content: object) -> bytes:
+    return dump({("messages" if asked.chat else "prompt"): content, **asked.settings})
