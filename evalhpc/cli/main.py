@@ -12,7 +12,7 @@ from evalhpc.cli.inspect import ls, model, site
 from evalhpc.cli.node import node
 from evalhpc.cli.output import show_error
 from evalhpc.cli.runs import cancel, logs, merge, results, resume, status, verify
-from evalhpc.cli.submit import render, submit
+from evalhpc.cli.submit import estimate, render, submit
 from evalhpc.errors import EvalhpcError
 
 _EPILOG = """\b
@@ -22,7 +22,7 @@ Example:
   evalhpc status RUN
 
 Exit codes: 0 done, 2 usage, 3 configuration, 4 model, 5 cluster, 6 storage, 7 endpoint,
-8 harness, 9 incomplete, 10 integrity; docs/errors.md explains each.
+8 harness, 9 incomplete, 10 integrity, 11 partial, 12 budget; docs/errors.md explains each.
 """
 
 
@@ -49,7 +49,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "evalhpc", "_EVALHPC_COMPLETE").source())
 
 
-for _command in (submit, render, status, logs, cancel, resume, merge, results, verify):
+for _command in (submit, estimate, render, status, logs, cancel, resume, merge, results, verify):
     cli.add_command(_command)
 for _command in (ls, site, model, node):
     cli.add_command(_command)

@@ -1,17 +1,18 @@
-"""`evalhpc submit` and `evalhpc render`."""
+"""`evalhpc submit`, `evalhpc estimate` and `evalhpc render`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from evalhpc.cli.estimate import estimate_lines, show_estimate, show_notes
 from evalhpc.cli.output import print_json
-from evalhpc.cli.values import folder, word
+from evalhpc.cli.values import budget, folder, word
 
 if TYPE_CHECKING:
     from evalhpc.workflow.prepare import Prepared
@@ -51,6 +52,15 @@ _OPTIONS = (
         type=click.Choice(["dynamic", "static"]),
         help="Shards lease work as they get on, or have a fixed slice each.",
     ),
+    click.option(
+        "--shard-by",
+        type=click.Choice(["requests", "samples"]),
+        help="Shards answer requests, or run the harness itself on a slice of the documents.",
+    ),
+    click.option(
+        "--max-gpu-hours", type=float, callback=budget, metavar="H",
+        help="Submit nothing that may use more, in all rounds together.",
+    ),
     click.option("--run-dir", type=click.Path(), callback=folder, help="Default: RUN_ROOT/ID."),
     _text("--name", help="Begins the run's id. Default: suite and model."),
     click.option("--json", "as_json", is_flag=True, help="Print data instead of prose."),
@@ -78,7 +88,9 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
 
     Without --model the demo model runs, without --suite and --tasks the demo suite.
     """
-    from evalhpc.workflow.launch import launch  # start-up time
+    from evalhpc.workflow.estimate import estimate as estimated  # start-up time
+    from evalhpc.workflow.estimate import start
+    from evalhpc.workflow.launch import launch
     from evalhpc.workflow.prepare import prepare
     from evalhpc.workflow.wish import Wish
 
@@ -86,13 +98,19 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     if dry_run:
         _show_scripts(prepared.run, as_json)
         return
-    with prepared.undone_on_failure():
-        jobs = launch(prepared.run)
     run = prepared.run
+    starts = []
+    with prepared.undone_on_failure():
+        found = estimated(run, os.environ)
+        jobs = launch(run, lambda kind, answer: starts.append(start(kind, answer)))
+    found = found.model_copy(update={"queue": tuple(starts)})
+    show_notes(found)
     if not as_json:
         click.echo(f"run {run.spec.run_id} in {run.paths.root}")
         for job in jobs:
             click.echo(f"  {job.kind}: {'job' if job.scheduler == 'slurm' else 'process'} {job.id}")
+        for line in estimate_lines(found):
+            click.echo(f"  {line}")
     elif not wait:
         print_json(
             {
@@ -100,6 +118,7 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
                 "run_dir": str(run.paths.root),
                 "hash": run.hash,
                 "jobs": [job.model_dump() for job in jobs],
+                "estimate": found.model_dump(mode="json"),
             }
         )
     if wait:
@@ -122,16 +141,43 @@ def render(as_json: bool, **options: Any) -> None:
     _show_scripts(_warned(prepare(Wish(**_merged(options)), os.environ)).run, as_json)
 
 
+@click.command(
+    epilog="\b\nExample:\n"
+    "  evalhpc estimate --site eos --model /path/ckpt --tasks gsm8k --shards 16",
+)
+@_with_options
+def estimate(as_json: bool, **options: Any) -> None:
+    """GPU-hours, time and place in the queue of what `submit` would do; submit nothing.
+
+    No run directory is made. --max-gpu-hours is checked as `submit` would check it.
+    """
+    from evalhpc.workflow.estimate import estimate_wish, refuse  # start-up time
+    from evalhpc.workflow.wish import Wish
+
+    found, warnings = estimate_wish(Wish(**_merged(options)), os.environ)
+    _warn(warnings)
+    show_notes(found)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show_estimate(found)
+    refuse(found)
+
+
 def _warned(prepared: Prepared) -> Prepared:
-    for warning in prepared.warnings:
-        click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
-        click.echo(warning, err=True)
+    _warn(prepared.warnings)
     return prepared
 
 
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+        click.echo(warning, err=True)
+
+
 def _merged(options: dict[str, Any]) -> dict[str, Any]:
-    """`--miss X` is `--set run.miss=X` with a name of its own, and so is `--schedule X`."""
-    for name in ("miss", "schedule"):
+    """`--miss X` is `--set run.miss=X` with a name of its own; so are the others here."""
+    for name in ("miss", "schedule", "shard_by", "max_gpu_hours"):
         value = options.pop(name)
         if value is not None:
             options["sets"] = (*options["sets"], f"run.{name}={value}")

@@ -73,7 +73,7 @@ class Prepared:
 def prepare(wish: Wish, environ: Mapping[str, str]) -> Prepared:
     """Resolve the wish, create the run directory and render every script into it."""
     spec, warnings = resolve_wish(wish, environ)
-    root = _run_dir(wish, spec, environ)
+    root = planned_dir(wish, spec, environ)
     if spec.site.scheduler == "local":
         _refuse_placeholders(root)
     undo = _claim(root, spec)
@@ -119,7 +119,8 @@ def _suite(wish: Wish, environ: Mapping[str, str]) -> Suite:
     return load_suite(wish.suite or DEMO_SUITE, environ)
 
 
-def _run_dir(wish: Wish, spec: RunSpec, environ: Mapping[str, str]) -> Path:
+def planned_dir(wish: Wish, spec: RunSpec, environ: Mapping[str, str]) -> Path:
+    """Where the run's directory is to be: `--run-dir`, or its id below the run root."""
     if wish.run_dir is not None:
         return wish.run_dir.expanduser().absolute()
     root = environ.get(ROOT_VARIABLE)
