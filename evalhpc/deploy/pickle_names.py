@@ -20,8 +20,9 @@ _BY_MODULE = {
     "argparse": "Namespace",
     "collections": "OrderedDict defaultdict deque",
     "_codecs": "encode",
-    "builtins": f"{_BUILTINS} range",
-    "__builtin__": f"{_BUILTINS} xrange",
+    # getattr: how some releases of Python 3.11 save a member of an enumeration
+    "builtins": f"{_BUILTINS} range getattr",
+    "__builtin__": f"{_BUILTINS} xrange getattr",
     "datetime": "timedelta datetime date timezone",
     "pathlib": "Path PosixPath PurePath PurePosixPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath",

@@ -119,6 +119,13 @@ def _deque(*_: Any) -> list[Any]:
     return []
 
 
+def _member(cls: Any, name: Any) -> Inert:
+    """A member of an enumeration, by name; nothing is looked up."""
+    if type(cls) is not ClassName or type(name) is not str:
+        raise RefusedPickle("it takes an attribute of something that is no class")
+    return Inert(cls.name, (name,))
+
+
 #: Class → what stands for an object of it; every other one becomes `Inert`.
 CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "torch.Size": _sizes,
@@ -127,6 +134,8 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "collections.defaultdict": _defaultdict,
     "collections.deque": _deque,
     "builtins.dict": _ordered,
+    "builtins.getattr": _member,
+    "__builtin__.getattr": _member,
     "builtins.set": frozen,
     "builtins.frozenset": frozen,
     "__builtin__.set": frozen,

@@ -73,6 +73,17 @@ def test_the_attacks_are_real(tmp_path: Path) -> None:
         assert proof.exists()
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_enumerations_by_name(protocol: int) -> None:
+    """An enum's member, which Python 3.11.2 saves as a getattr, is its class and its name."""
+    data = pickle.dumps(_Calls(getattr, argparse.Namespace, "auto"), protocol)
+    found = safe_pickle.load(data, "x")
+    assert (type(found), found.name, found.arguments) == (Inert, "argparse.Namespace", ("auto",))
+    for owner in ("text", [1], argparse.Namespace()):
+        with pytest.raises(ModelError, match="something that is no class"):
+            safe_pickle.load(pickle.dumps(_Calls(getattr, owner, "auto")), "x")
+
+
 def test_setstate_is_not_called() -> None:
     """State stays data: `__setstate__`, `__class__` and `__dict__` in it change nothing."""
     state = {"__setstate__": 1, "__class__": 2, "__dict__": {"name": 3}, "name": 4, "state": 5}
