@@ -166,6 +166,12 @@ def _expected(found: ErrorDetails, *, show: bool = True) -> str:
         return "unknown key"
     if kind == "missing":
         return "is missing"
+    if kind == "union_tag_not_found":
+        return f"has no {context['discriminator']}"
+    if kind == "union_tag_invalid":
+        return f"has the {context['discriminator']} {context['tag']!r}, not one of " + str(
+            context["expected_tags"]
+        )
     if kind == "string_type" and isinstance(value, int | float):
         return f"must be text{got}: put the value in quotes"
     if kind == "string_type":

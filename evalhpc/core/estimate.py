@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from evalhpc.core.rendering import BATCH_KINDS, batch_job
+from evalhpc.core.rendering import batch_job, batch_kinds
 from evalhpc.errors import BudgetError
 from evalhpc.models.base import Frozen
 from evalhpc.models.runspec import RunSpec
@@ -61,7 +61,7 @@ def ask(spec: RunSpec, kind: str, tasks: int, run_dir: str) -> Ask:
     job = batch_job(spec, run_dir, kind)
     size = job.size
     if spec.site.slurm.gpu_request == "none":
-        beside = (batch_job(spec, run_dir, other) for other in BATCH_KINDS)
+        beside = (batch_job(spec, run_dir, other) for other in batch_kinds(spec))
         held = max(b.size.gpus_per_node for b in beside if b.partition == job.partition)
         size = size.model_copy(update={"gpus_per_node": max(held, size.gpus_per_node)})
     return Ask(kind, size, tasks)

@@ -19,7 +19,6 @@ from evalhpc.models.runspec import RunSpec, Served
 from evalhpc.models.site import JobSize, Slurm
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
 
-BATCH_KINDS = ("planning", "shard", "collect")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,6 +52,7 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
         "harness",
         "container",
         "nodes",
+        "tasks_per_node",
         "endpoints",
     )
     templates = Templates(sources, names=(*common, *per_script))
@@ -61,7 +61,7 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
     def add(script: str, template: str, **variables: Any) -> None:
         scripts[script] = templates.render(template, {**common, "script": script, **variables})
 
-    for kind in BATCH_KINDS:
+    for kind in batch_kinds(spec):
         job = batch_job(spec, run_dir, kind)
         add(f"{kind}.sbatch", f"{kind}.sbatch.j2", job=job, threads=job.size.cpus)
     for name, served in spec.served().items():
@@ -75,17 +75,17 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
     return scripts
 
 
-def batch_job(spec: RunSpec, run_dir: str, kind: str) -> Batch:
-    """What a job of `kind` (one of BATCH_KINDS) asks of Slurm; raises ConfigError.
+def batch_kinds(spec: RunSpec) -> tuple[str, ...]:
+    """The kinds of job that a run has; `deploy` where all shards share deployment jobs."""
+    shared = spec.shares_deployment
+    return ("planning", *(("deploy",) if shared else ()), "shard", "collect")
 
-    Shards that only ask an existing endpoint are as small as a pass, on CPUs only.
-    """
-    slurm, sharded = spec.site.slurm, kind == "shard"
-    size: JobSize = getattr(spec.site.resources, kind)
-    client = sharded and all(s.deployment.kind == "endpoint" for s in spec.served().values())
-    if client:
-        size = spec.site.resources.planning.model_copy(update={"walltime": size.walltime})
-    cpu_partition = slurm.cpu_partition if client or not sharded else None
+
+def batch_job(spec: RunSpec, run_dir: str, kind: str) -> Batch:
+    """What a job of `kind` (one of `batch_kinds`) asks of Slurm; raises ConfigError."""
+    slurm, arrays = spec.site.slurm, {"shard": _array(spec), "deploy": _jobs(spec)}
+    size = job_size(spec, kind)
+    cpu_partition = None if _holds_model(spec, kind) else slurm.cpu_partition
     return Batch(
         kind=kind,
         name=f"{spec.run_id}.{kind}",
@@ -93,10 +93,29 @@ def batch_job(spec: RunSpec, run_dir: str, kind: str) -> Batch:
         partition=cpu_partition or slurm.partition,
         size=size,
         gpus=_gpus(slurm, size),
-        array=_array(spec) if sharded else None,
-        log=_log_pattern(spec, run_dir, f"{kind}-{'%A_%a' if sharded else '%j'}.log"),
+        array=arrays.get(kind),
+        log=_log_pattern(spec, run_dir, f"{kind}-{'%A_%a' if kind in arrays else '%j'}.log"),
         extra=tuple(map(SbatchOption, slurm.extra)),
     )
+
+
+def job_size(spec: RunSpec, kind: str) -> JobSize:
+    """What one job of `kind` gets: as many nodes as its servers span; CPUs alone for clients."""
+    resources = spec.site.resources
+    if _holds_model(spec, kind):
+        nodes = max(served.deployment.nodes for served in spec.served().values())
+        return resources.shard.model_copy(update={"nodes": max(nodes, resources.shard.nodes)})
+    if kind == "shard":
+        return resources.planning.model_copy(update={"walltime": resources.shard.walltime})
+    size: JobSize = getattr(resources, kind)
+    return size
+
+
+def _holds_model(spec: RunSpec, kind: str) -> bool:
+    """Whether jobs of this kind start model servers."""
+    if all(served.deployment.kind == "endpoint" for served in spec.served().values()):
+        return False
+    return kind == ("deploy" if spec.shares_deployment else "shard")
 
 
 def _log_pattern(spec: RunSpec, run_dir: str, name: str) -> str:
@@ -114,6 +133,10 @@ def _array(spec: RunSpec) -> str:
     slurm, shards = spec.site.slurm, spec.run.shards
     throttle = "" if slurm.array_throttle is None else f"%{slurm.array_throttle}"
     return f"0-{shards - 1}{throttle}"
+
+
+def _jobs(spec: RunSpec) -> str:
+    return f"0-{spec.site.deploy.jobs - 1}"
 
 
 def _common_variables(spec: RunSpec, run_dir: str) -> dict[str, Any]:
@@ -155,7 +178,8 @@ def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, 
         "model": model,
         "deployment": deployment,
         "container": container,
-        "nodes": 1,
+        "nodes": deployment.nodes,
+        "tasks_per_node": deployment.tasks_per_node,
         "threads": deployment.threads,
     }
 
@@ -180,6 +204,7 @@ def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dic
         "harness": harness,
         "container": container,
         "nodes": 1,
+        "tasks_per_node": 1,
         "threads": spec.site.resources.planning.cpus,
     }
 

@@ -104,6 +104,11 @@ def find_model(arg: str, *, model_id: str | None = None) -> tuple[Model, tuple[s
         bytes=found.bytes,
         tokenizer=found.tokenizer,
         chat_template=found.chat_template,
+        weight_bytes=found.weight_bytes,
+        layers=found.layers,
+        heads=found.heads,
+        kv_heads=found.kv_heads,
+        head_size=found.head_size,
     )
     return model, found.warnings
 

@@ -31,16 +31,8 @@ class Model(Frozen):
     bytes: int = 0
     tokenizer: str | None = None  # folder with tokenizer files, where there is one
     chat_template: bool = False
-
-
-class Deployment(Frozen):
-    """How the model is served to one shard; `template` is a file under deploy/."""
-
-    kind: Literal["llamacpp", "hf", "vllm", "endpoint"]
-    threads: int = 1
-    context_length: int | None = None
-    tensor_parallel: int = 1
-    extra_args: tuple[str, ...] = ()
-    image: str | None = None
-    one_sampling_config: bool = False  # a batch gets its first request's settings: never mix
-    dialect: Literal["openai", "export-deploy"] = "openai"  # what the server speaks
+    weight_bytes: int | None = None  # what sizes a deployment; None where the files do not say
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None

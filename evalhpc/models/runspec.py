@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from evalhpc.models.base import Frozen
-from evalhpc.models.checkpoint import Deployment, Model
+from evalhpc.models.checkpoint import Model
+from evalhpc.models.deployment import Deployment
 from evalhpc.models.site import RunSettings, Site
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark, EndpointName, ServiceKind
 
@@ -75,6 +76,12 @@ class RunSpec(Frozen):
             concurrency=self.run.concurrency,
         )
         return {MODEL_ENDPOINT: model, **self.endpoints}
+
+    @property
+    def shares_deployment(self) -> bool:
+        """Whether the model servers have jobs of their own, which all shards share."""
+        served = self.served().values()
+        return self.site.deploy.topology == "job" and any(s.model.url is None for s in served)
 
     @property
     def run_id(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -15,6 +15,8 @@ Memory = Annotated[str, StringConstraints(pattern=r"^\d+[KMGT]?$")]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 #: One sbatch option per item, e.g. `--exclusive` or `--reservation=maint`.
 Directive = Annotated[str, StringConstraints(pattern=r"^--[a-z][a-z-]*(=[^\n\r]*)?$")]
+
+Runtime = Literal["none", "pyxis", "apptainer", "charliecloud", "bwrap"]
 
 
 class Slurm(Frozen):
@@ -109,9 +111,18 @@ class DeployDefaults(Frozen):
     """Which server serves which checkpoint format here, and how it is started."""
 
     servers: dict[str, str] = {}  # format → deployment, e.g. {hf: vllm}; else core's table
+    options: dict[
+        str, Any
+    ] = {}  # deployment → its own settings: {megatron-ray: {max_batch_size: 4}}
+    topology: Literal["shard", "job"] = "shard"  # a replica in each shard, or jobs that all share
+    jobs: int = Field(default=1, ge=1)  # deployment jobs, with topology `job`
+    replicas: int | None = Field(default=None, ge=1)  # copies in one allocation; None: what fits
+    gpu_memory: Memory | None = None  # of one GPU; with it, parallel sizes are worked out
     threads: int | None = Field(default=None, ge=1)  # CPU servers; None: the job's cpus
     context_length: int | None = Field(default=None, ge=1)
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int | None = Field(default=None, ge=1)  # None: worked out, or 1
+    pipeline_parallel: int | None = Field(default=None, ge=1)
+    rate_limit: float | None = Field(default=None, gt=0)  # requests a minute to an endpoint
     extra_args: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ from evalhpc.models.checkpoint import Model
 from evalhpc.models.runspec import Served
 from evalhpc.models.site import Site
 from evalhpc.models.suite import Benchmark, EndpointWish, ServiceKind, Suite
-from evalhpc.workflow.models import choose_deployment, site_for
+from evalhpc.workflow.choice import choose_deployment, site_for
 from evalhpc.workflow.wish import Wish, checked_name, parse_others
 
 DEMO_MODEL = "smollm2-135m"
@@ -48,11 +48,15 @@ def find_endpoints(
     """
     served: dict[str, Served] = {}
     warnings: list[str] = []
+    taken = 0  # GPUs of a node that those before have
     for name, wish in {**suite.endpoints, **parse_others(others)}.items():
         model, more = _other_model(checked_name(name), wish, environ)
+        there = site_for(wish, site, name)
+        deployment = choose_deployment(model, there, (wish.kind,), taken=taken).deployment
+        taken += deployment.replicas * deployment.gpus
         served[name] = Served(
             model=model,
-            deployment=choose_deployment(model, site_for(wish, site, name)),
+            deployment=deployment,
             kinds=(wish.kind,),
             concurrency=wish.concurrency or site.run.concurrency,
         )

@@ -25,10 +25,10 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Suite
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.workflow.choice import choose_deployment
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.lint import lint
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
-from evalhpc.workflow.models import choose_deployment
 from evalhpc.workflow.provenance import write_provenance
 from evalhpc.workflow.run import Run, open_run
 from evalhpc.workflow.wish import Wish
@@ -92,11 +92,14 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
     benchmarks = merge_params(suite, site, overrides)
     model, warnings = find_subject(wish, benchmarks, environ)
     endpoints, more = find_endpoints(suite, wish.others, site, environ)
+    kinds = {benchmark.params.endpoint for benchmark in benchmarks}
+    taken = sum(s.deployment.replicas * s.deployment.gpus for s in endpoints.values())
+    choice = choose_deployment(model, site, kinds, taken=taken)
     spec = resolve(
         layer,
         suite,
         model,
-        choose_deployment(model, site),
+        choice.deployment,
         {b.harness: harness_spec(b.harness) for b in suite.benchmarks},
         overrides,
         endpoints=endpoints,

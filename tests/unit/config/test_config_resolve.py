@@ -13,7 +13,8 @@ from evalhpc.config.layers import deep_merge
 from evalhpc.config.resolve import Overrides, merge_site, resolve, run_name
 from evalhpc.config.sites import SiteLayer
 from evalhpc.errors import ConfigError, UsageError
-from evalhpc.models.checkpoint import Deployment, Model
+from evalhpc.models.checkpoint import Model
+from evalhpc.models.deployment import DEPLOYMENTS
 from evalhpc.models.runspec import HarnessSpec, RunSpec
 from evalhpc.models.site import Site
 from evalhpc.models.suite import Suite
@@ -55,7 +56,7 @@ def spec(
         site or layer(),
         of or suite(),
         MODEL,
-        Deployment(kind=kind),
+        DEPLOYMENTS[kind](),
         HARNESSES,
         Overrides(sets=sets, **flags),
         python="/opt/bin/python",

@@ -114,4 +114,4 @@ def test_a_suite_without_benchmarks_is_refused() -> None:
 
 def test_an_optional_section_is_searched_as_well() -> None:
     """Suggestions work for any model, not only for a site."""
-    assert "did you mean 'kind'" in complaint(RunSpec, {"deployment": {"knd": "hf"}})
+    assert "did you mean 'model_id'" in complaint(RunSpec, {"model": {"modl_id": "m"}})
