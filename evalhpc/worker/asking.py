@@ -23,7 +23,7 @@ from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.http.errors import TransportError
 from evalhpc.http.messages import HttpResponse
-from evalhpc.worker.dialect import Dialect, OpenAI
+from evalhpc.worker.dialect import Dialect, NoAnswer, OpenAI
 from evalhpc.worker.pace import Pace
 from evalhpc.worker.replies import classify, describe
 from evalhpc.worker.turns import Turns
@@ -118,7 +118,10 @@ class Asker:
             answers.append(await self._ask_one(wire))
             if answers[-1].status >= 400:
                 break
-        return self._dialect.join(request, answers)
+        try:
+            return self._dialect.join(request, answers)
+        except NoAnswer as error:
+            raise Unanswered(error.what, transient=False) from error
 
     async def _ask_one(self, request: Request) -> Answer:
         try:

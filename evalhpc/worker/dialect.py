@@ -11,6 +11,10 @@ from evalhpc.errors import EndpointError
 from evalhpc.worker.replies import ignores_echo
 
 
+class NoAnswer(EndpointError):
+    """A reply with status 200 that is none: its request is given up, and others may be answered."""
+
+
 class Dialect(Protocol):
     """Stands between a harness's request and the wire; pure, so the same for every try.
 
@@ -24,7 +28,7 @@ class Dialect(Protocol):
         """The answer to `request` from those to what `adapt` gave, in its order.
 
         Where one of them is a refusal (4xx), the rest may be missing. EndpointError for a reply
-        that would be scored wrongly.
+        that would be scored wrongly, NoAnswer for one that says only that it failed.
         """
 
     def turn(self, wire: Request) -> bytes:

@@ -1,4 +1,4 @@
-"""The dialect of NVIDIA's Export-Deploy servers (in-framework Megatron behind Ray Serve)."""
+"""The dialects of NVIDIA's Export-Deploy servers: Megatron in the framework, and transformers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from dataclasses import replace
 from evalhpc.core.identity import Answer, Request, parse_json
 from evalhpc.core.sampling import sampling_config
 from evalhpc.core.stubs.fields import dump
-from evalhpc.worker.export_deploy_reply import joined_body
-from evalhpc.worker.export_deploy_request import Asked, read_request, route_of
+from evalhpc.worker.dialect import NoAnswer
+from evalhpc.worker.export_deploy_reply import generated_text, joined_body
+from evalhpc.worker.export_deploy_request import Asked, read_request, refusal, route_of
+
+#: What a text of the transformers server begins with when there was none to give.
+_ERROR = "An error occurred: "
 
 
 class ExportDeploy:
@@ -45,6 +49,29 @@ class ExportDeploy:
         config = sampling_config(wire.path, wire.body)
         fields = parse_json(wire.body) if wire.method == "POST" else {}
         return config + wire.key if "logprobs" in fields and "echo" not in fields else config
+
+
+class ExportDeployHf(ExportDeploy):
+    """The same in front of transformers, which never samples, and reports errors as texts."""
+
+    def adapt(self, request: Request) -> tuple[Request, ...]:
+        """As for Megatron; sampling is refused, since every text would be the likeliest."""
+        if request.method == "POST" and not read_request(request).greedy:
+            raise refusal(
+                request,
+                "never samples: at any temperature its answer is the likeliest text",
+                "set params.temperature: 0, or serve the model with vllm",
+            )
+        return super().adapt(request)
+
+    def join(self, request: Request, answers: Sequence[Answer]) -> Answer:
+        """As for Megatron; NoAnswer where the text is the server's report of an error."""
+        for answer in answers:
+            if answer.status < 300 and request.method == "POST":
+                text = generated_text(answer.body)
+                if text.startswith(_ERROR):
+                    raise NoAnswer(text[:300])
+        return super().join(request, answers)
 
 
 def _body(asked: Asked, content: object) -> bytes:

@@ -35,6 +35,12 @@ def joined_body(asked: Asked, bodies: Sequence[bytes]) -> tuple[str, bytes]:
     return "application/json", dump({**head, "object": kind, "choices": choices})
 
 
+def generated_text(body: bytes) -> str:
+    """The text of a reply's one choice, of either kind."""
+    choice = parse_json(body)["choices"][0]
+    return _text(choice["message"], "content") if "message" in choice else _text(choice, "text")
+
+
 def _choice(asked: Asked, content: Any, reply: dict[str, Any]) -> dict[str, Any]:
     choice = reply["choices"][0]
     limit: int = asked.settings["max_tokens"]
@@ -95,15 +101,16 @@ def _logprobs(given: Any, *, echo: bool) -> dict[str, Any]:
         )
     while tops and not tops[-1]:
         tops = tops[:-1]
-    if echo and (not tops or tops[0]):
-        tops = [None, *tops]
+    if echo:  # neither list has a value for the first token, and one or both have no place for it
+        tokens = tokens if tokens[:1] == [None] else [None, *tokens]
+        tops = tops if tops and not tops[0] else [None, *tops]
     padding = tokens[len(tops) :]
     tokens = tokens[: len(tops)]
     if len(tokens) < len(tops) or any(value != 0 for value in padding):
         raise _wrong(
             f"its reply has {len(tokens) + len(padding)} log-probabilities for {len(tops)} tokens"
         )
-    if echo and (len(tokens) < 2 or tokens[0] is not None):
+    if echo and len(tokens) < 2:
         raise _wrong("it gave no log-probabilities of the prompt")
     _check_aligned(tokens[1:] if echo else tokens, tops[1:] if echo else tops)
     return {"token_logprobs": tokens, "top_logprobs": tops}
@@ -139,7 +146,7 @@ def _events(asked: Asked, head: dict[str, Any], choices: list[dict[str, Any]]) -
 
 def _wrong(what: str) -> EndpointError:
     return EndpointError(
-        f"the in-framework server's reply cannot be used: {what}",
+        f"the Export-Deploy server's reply cannot be used: {what}",
         cause="a version of Export-Deploy that this one does not know",
         hint="serve with --max_batch_size 1, or serve the model with vllm",
     )

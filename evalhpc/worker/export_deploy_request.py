@@ -1,6 +1,6 @@
 """What a request asks of an Export-Deploy server: read, translated into its fields, or refused.
 
-The in-framework servers of NVIDIA's Export-Deploy know few fields and ignore all others without
+The servers of NVIDIA's Export-Deploy know few fields and ignore all others without
 a word. So a field is sent on, translated, left out because it changes no answer, or refused:
 never is it dropped where that would give another distribution, or another number.
 """
@@ -81,7 +81,7 @@ def read_request(request: Request) -> Asked:
     """What a POST asks; EndpointError where the server would do something else."""
     route = route_of(request)
     if route not in _ROUTES:
-        raise _refused(request, f"serves no {route}", "choose benchmarks for completions or chat")
+        raise refusal(request, f"serves no {route}", "choose benchmarks for completions or chat")
     reader = _Reader(request, _fields(request))
     reader.refuse_unknown()
     return reader.chat() if route == "/chat/completions" else reader.completion()
@@ -96,9 +96,9 @@ def _fields(request: Request) -> dict[str, Any]:
     try:
         value = parse_json(request.body)
     except (ValueError, RecursionError) as error:
-        raise _refused(request, "takes JSON only") from error
+        raise refusal(request, "takes JSON only") from error
     if not isinstance(value, dict):
-        raise _refused(request, "takes a JSON object only")
+        raise refusal(request, "takes a JSON object only")
     return {name: item for name, item in value.items() if item is not None}
 
 
@@ -271,12 +271,13 @@ class _Reader:
         return value
 
     def _no(self, what: str, hint: str = "") -> EndpointError:
-        return _refused(self._request, what, hint)
+        return refusal(self._request, what, hint)
 
 
-def _refused(request: Request, what: str, hint: str = "") -> EndpointError:
+def refusal(request: Request, what: str, hint: str = "") -> EndpointError:
+    """The error that ends a run whose benchmark asks for what the server would get wrong."""
     return EndpointError(
-        f"{request.benchmark} asks what the in-framework server cannot do: it {what}",
+        f"{request.benchmark} asks what an Export-Deploy server cannot do: it {what}",
         cause="NVIDIA's Export-Deploy servers ignore such fields, or fail on them, and a score "
         "made that way would be wrong",
         hint=hint or "change the benchmark's params, or serve the model with vllm",

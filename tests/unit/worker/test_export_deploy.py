@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import EndpointError
+from evalhpc.worker.dialect import NoAnswer
 from evalhpc.worker.dialects import DIALECTS
 from tests.export_deploy_fake import KNOWN, generated, logprob, serve
 
@@ -277,7 +278,7 @@ def test_logprobs_of_generated_tokens_are_asked_for_alone() -> None:
         ({"token_logprobs": [None, -1.0, 0.0], "top_logprobs": None}, "padding"),
         ({"token_logprobs": [None, -1.0], "top_logprobs": [{"a": -1}] * 3}, "for 4 tokens"),
         ({"token_logprobs": [None, -1.0, -2.0], "top_logprobs": [{"a": -1}]}, "for 2 tokens"),
-        ({"token_logprobs": [-1.0, -1.0], "top_logprobs": [{"a": -1}]}, "of the prompt"),
+        ({"token_logprobs": [], "top_logprobs": []}, "of the prompt"),
         ({"token_logprobs": [None, -1.0], "top_logprobs": [{"a": -9}]}, "do not belong"),
         (None, "padding"),
     ],
@@ -319,3 +320,37 @@ def test_a_single_text_part_is_a_text() -> None:
     """Templates of base tokenizers render a text, not a list of parts."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     assert sent(request(CHAT, messages=messages))[0]["messages"][0]["content"] == "Hi"
+
+
+HF = DIALECTS["export-deploy-hf"]
+
+
+def test_the_transformers_server_is_not_asked_to_sample() -> None:
+    """It would answer with the likeliest text at any temperature."""
+    with pytest.raises(EndpointError, match="never samples"):
+        HF.adapt(request(temperature=0.7))
+    assert HF.adapt(request(temperature=0)) == DIALECT.adapt(request(temperature=0))
+
+
+def test_an_error_that_comes_as_a_text_is_no_answer() -> None:
+    """The transformers server says so with status 200."""
+    asked = request(temperature=0)
+    for choice in (
+        {"text": "An error occurred: OOM"},
+        {"message": {"content": "An error occurred: "}},
+    ):
+        reply = Answer(200, "application/json", json.dumps({"choices": [choice]}).encode())
+        with pytest.raises(NoAnswer, match="An error occurred"):
+            HF.join(asked, [reply])
+
+
+def test_lists_without_a_place_for_the_first_token_get_one() -> None:
+    """The transformers server echoes log-probabilities from the second token on, in both lists."""
+    asked = request(echo=True, logprobs=1, temperature=0)
+    logprobs = {"token_logprobs": [-1.0, -2.0], "top_logprobs": [{"b": -1.0}, {"x": -0.5}]}
+    body = json.dumps({"choices": [{"text": "a b c", "logprobs": logprobs}]}).encode()
+    joined = json.loads(HF.join(asked, [Answer(200, "application/json", body)]).body)
+    assert joined["choices"][0]["logprobs"] == {
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {"b": -1.0}, {"x": -0.5}],
+    }
