@@ -37,6 +37,8 @@ from evalhpc.workflow.rounds import (
 )
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.settle import refuse_unsettled
+from evalhpc.workflow.slice_run import check_prompts
+from evalhpc.workflow.slices import cut, is_sliced, plan_sliced, refuse_unlike
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Collected:
 def plan_first(run: Run, replicas: Replicas) -> Collected:
     """Pass 0: the misses of an empty store are the plan of round 1.
 
+    With `run.shard_by: samples` it only cuts the documents: the plan follows once all are run.
     With `run.miss: forward` the replicas answer them at once, with `wait` all shards do; what an
     interrupted attempt has journalled is not asked again.
     """
@@ -73,6 +76,10 @@ def plan_first(run: Run, replicas: Replicas) -> Collected:
     forward = run.spec.run.miss == "forward"
     outcomes = run_pass(run, 0, replicas.ready() if forward else None)
     _refuse_failed(outcomes)
+    if run.spec.run.shard_by == "samples":
+        cut(run)
+        check_prompts(run)
+        return Collected("more", 1, sum(outcome.misses for outcome in outcomes))
     plan = plan_misses(run, 0, partial(settle_answered, run) if live else None)
     if live:
         bind(run, 0, outcomes)
@@ -88,11 +95,11 @@ def collect(run: Run, round_: int) -> Collected:
         log.info("the run is complete already")
         return Collected("ended", round_)
     rounds = planned_rounds(run)
-    if not rounds:
+    if not rounds and not is_sliced(run):
         raise _unplanned(run)
     # Passes inside the array may have planned further rounds. One that has an array of its own
     # has a collector of its own, too: this one was started a second time.
-    latest = rounds[-1]
+    latest = rounds[-1] if rounds else 1
     if latest > round_ and launched(run.paths, latest):
         log.info("round %d was submitted already: its collector goes on", latest)
         return Collected("ended", latest)
@@ -142,6 +149,8 @@ def note_failure(run: Run, error: EvalhpcError) -> None:
 
 
 def _collect(run: Run, round_: int) -> Collected:
+    if not planned_rounds(run):
+        plan_sliced(run)  # the array ended before the last of its slices
     merged = merge(run)
     with run.open_store() as store:
         again = _ask_again(run, round_, store)
@@ -153,6 +162,8 @@ def _collect(run: Run, round_: int) -> Collected:
         publish(run, round_ - 1, live, merged)
         return Collected("complete", round_)
     outcomes = run_pass(run, round_)
+    if run.spec.run.shard_by == "samples":
+        refuse_unlike(run, outcomes)
     _refuse_failed(outcomes)
     if all(verdict(outcome) == "final" for outcome in outcomes):
         publish(run, round_, outcomes, merged)

@@ -18,6 +18,7 @@ from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import interruptible, until_signalled
+from evalhpc.workflow.slice_shard import answer_slices
 from evalhpc.workflow.waiting import answer_queue
 from evalhpc.workflow.warm import another_pass_expected, warm_pass
 
@@ -52,6 +53,8 @@ def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
 
 def _plan(run: Run, shard: int, replicas: Replicas, total: WorkCounts) -> bool:
     """See to it that round 1 is planned; False when the run has failed meanwhile."""
+    if run.spec.run.shard_by == "samples":
+        return answer_slices(run, shard, replicas, total)
     if run.spec.run.miss == "wait":
         return answer_queue(run, shard, replicas, total)
     return plan_inline(run, shard, replicas)

@@ -24,19 +24,41 @@ def main(task: str, output: Path, url: str, model: str) -> int:
         return 3
     if task == "hangs":
         time.sleep(600)
-    count = 0 if task == "silent" else QUESTIONS
-    answers = [_ask(url, model, task, number) for number in range(count)]
+    documents = _documents(task)
+    answers = [
+        _ask(url, model, task, _worded(task, number, place))
+        for place, number in enumerate(documents)
+    ]
     if task == "judged":
         answers = [_ask_judge(f"{task} {said}", number) for number, said in enumerate(answers)]
-    for turn in range(2 if task == "turns" else 0):
+    drift = len(documents) if task == "drifts" else ""
+    for turn in range(2 if task in ("turns", "drifts") else 0):
         answers = [
-            _ask(url, model, f"{task} {turn} {said}", number) for number, said in enumerate(answers)
+            _ask(url, model, f"{task} {turn} {said} {drift}", number)
+            for number, said in zip(documents, answers, strict=True)
         ]
-    _write(output, task, answers)
+    _write(output, task, dict(zip(documents, answers, strict=True)))
     return 0
 
 
-def _ask(url: str, model: str, task: str, number: int) -> str:
+def _documents(task: str) -> list[int]:
+    """All of them, or those of the slice that EVALHPC_SAMPLES names."""
+    path = os.environ.get("EVALHPC_SAMPLES")
+    if path:
+        return list(json.loads(Path(path).read_text())[task])
+    return [] if task == "silent" else list(range(QUESTIONS))
+
+
+def _worded(task: str, number: int, place: int) -> object:
+    """What stands for the document in a prompt."""
+    if task == "ordered":
+        return f"{number}, after {place} others"  # as a few-shot stream does
+    if task == "late" and number == 0 and "EVALHPC_SAMPLES" in os.environ:
+        return "another first one"
+    return number // 2 if task == "twins" else number
+
+
+def _ask(url: str, model: str, task: str, number: object) -> str:
     body = {"model": model, "prompt": f"{task} {number}", "max_tokens": 8, "temperature": 0}
     if task == "restless":
         body["prompt"] = f"{random.random()}"
@@ -57,21 +79,21 @@ def _ask(url: str, model: str, task: str, number: int) -> str:
         raise
 
 
-def _ask_judge(question: str, number: int) -> str:
+def _ask_judge(question: str, number: object) -> str:
     return _ask(
         os.environ["EVALHPC_JUDGE_BASE_URL"], os.environ["EVALHPC_JUDGE_MODEL"], question, number
     )
 
 
-def _write(output: Path, task: str, answers: list[str]) -> None:
+def _write(output: Path, task: str, answers: dict[int, str]) -> None:
     date = "2026-01-01T00-00-00.000000"
     samples = [
         {"doc_id": n, "filter": "none", "resps": [[text]], "length": float(len(text))}
-        for n, text in enumerate(answers)
+        for n, text in answers.items()
     ]
     lines = "".join(json.dumps(sample) + "\n" for sample in samples)
     (output / f"samples_{task}_{date}.jsonl").write_text(lines)
-    mean = sum(len(text) for text in answers) / max(1, len(answers))
+    mean = sum(len(text) for text in answers.values()) / max(1, len(answers))
     results = {
         "results": {task: {"length,none": mean, "length_stderr,none": "N/A"}},
         "n-samples": {task: {"original": len(answers), "effective": len(answers)}},
