@@ -109,7 +109,7 @@ PYTHON
     )"
     stamp="$(printf '%s\n' "$wanted" "${@:3}")"
     if [ "$(cat "$layer/.evalhpc" 2>/dev/null)" = "$stamp" ]; then return; fi
-    say "installing the harness ${2:-$1} into $layer (120 to 170 MB on disk)"
+    say "installing ${2:-$1} into $layer (120 to 380 MB on disk)"
     "$venv/bin/python" -m venv --clear "$layer"
     "$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' \
         >"$(echo "$layer"/lib/python3*/site-packages)/below.pth"

@@ -96,7 +96,8 @@ def _join_ray(options: argparse.Namespace) -> None:
 
 
 def _deployment(options: argparse.Namespace) -> Any:
-    return MegatronRayDeployable.options(
+    deployment: Any = MegatronRayDeployable  # which its decorator has made of a class
+    return deployment.options(
         num_replicas=options.num_replicas,
         ray_actor_options={"num_cpus": options.num_cpus_per_replica},
     ).bind(

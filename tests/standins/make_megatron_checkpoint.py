@@ -26,7 +26,6 @@ SHAPE = {
     "num_query_groups": 4,
     "ffn_hidden_size": 128,
     "padded_vocab_size": byte_tokenizer.VOCABULARY,
-    "max_position_embeddings": 128,
 }
 
 
@@ -41,6 +40,7 @@ def main() -> None:
         help="Write no common.pt, as megatron-core 0.19 does.",
     )
     parser.add_argument("--tokenizer", action="store_true", help="Write OUT/tokenizer too.")
+    parser.add_argument("--context", type=int, default=128, help="Longest text, in tokens.")
     parser.add_argument("--port", type=int, default=29511)
     options = parser.parse_args()
     if options.tokenizer:
@@ -61,8 +61,9 @@ def _rank(rank: int, options: argparse.Namespace) -> None:
 
     place = toy_gpt.Place(rank, options.tp, port=options.port, tensor=options.tp)
     toy_gpt.join_ranks(place)
-    model = toy_gpt.build(SHAPE, place)
-    common = {"args": _arguments(options), "checkpoint_version": 3.0, "iteration": ITERATION}
+    arguments = _arguments(options)
+    model = toy_gpt.build(vars(arguments), place)
+    common = {"args": arguments, "checkpoint_version": 3.0, "iteration": ITERATION}
     weights = {"model": model.sharded_state_dict()}
     if options.common_state:
         replica = rank  # 0 is the one that is saved
@@ -90,7 +91,8 @@ def _arguments(options: argparse.Namespace) -> argparse.Namespace:
         **SHAPE,
         group_query_attention=True,
         vocab_size=250,
-        seq_length=SHAPE["max_position_embeddings"],
+        max_position_embeddings=options.context,
+        seq_length=options.context,
         tensor_model_parallel_size=options.tp,
         pipeline_model_parallel_size=1,
         params_dtype=torch.bfloat16,

@@ -62,7 +62,7 @@ class ModelWorker:
         if self.engine.chat_template is None:
             raise ValueError("The tokenizer has no chat template")
         template = jinja2.Template(self.engine.chat_template)
-        return template.render(messages=messages, bos_token="", add_generation_prompt=True)
+        return str(template.render(messages=messages, bos_token="", add_generation_prompt=True))
 
 
 def free_port(address: str) -> int:

@@ -51,8 +51,9 @@ class MegatronRayDeployable:
             "pipeline": pipeline,
         }
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ModelWorker  # which its decorator has made of a class
         self.workers = [
-            ModelWorker.options(scheduling_strategy="DEFAULT" if rank else here).remote(
+            actor.options(scheduling_strategy="DEFAULT" if rank else here).remote(
                 checkpoint, {"rank": rank, **common}, settings
             )
             for rank in range(num_gpus)
@@ -62,12 +63,12 @@ class MegatronRayDeployable:
     async def _complete(self, requests: list[Request]) -> list[Any]:
         first = requests[0]
         inputs = inputs_of(first, max_tokens=256, temperature=1.0)
-        prompts = [request.get("prompt") for request in requests]
+        prompts: list[Any] = [request.get("prompt") for request in requests]
         words = [len(prompt.split()) for prompt in prompts]  # a prompt of tokens fails here
         result = await self.workers[0].infer.remote(prompts, inputs, False)
         replies, limit = [], inputs["max_tokens"]
         for place, text in enumerate(result["texts"]):
-            log_probs = result["log_probs"][place] if "log_probs" in result else None
+            log_probs: Any = result["log_probs"][place] if "log_probs" in result else None
             if inputs["echo"]:
                 log_probs.insert(0, None)  # fails without log-probabilities
             top = result["top"][place] if "top" in result else None
