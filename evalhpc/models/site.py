@@ -97,6 +97,7 @@ class RunSettings(Frozen):
     request_timeout: float = Field(default=600.0, gt=0)  # seconds
     request_retries: int = Field(default=5, ge=0)  # per request, transient failures only
     ready_timeout: float = Field(default=1200.0, gt=0)  # seconds until the first completion
+    canary: float = Field(default=60.0, ge=0)  # silence before a server is asked for one token
     linger: float = Field(default=900.0, ge=0)  # seconds a shard waits for a further round
     miss: Literal["stub", "forward", "wait"] = "stub"  # what a miss of pass 0 gets
     plan: Literal["job", "inline"] = "job"  # pass 0: a job of its own, or in the first shard
