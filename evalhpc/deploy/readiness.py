@@ -73,7 +73,7 @@ def wait_ready(
     def attempt() -> None:
         code = alive()
         if code is not None:
-            raise _died(base_url, code, log, token)
+            raise server_ended(base_url, code, log, token, when="before it answered")
         left = max(1.0, begin + deadline - time.monotonic())
         _complete(target, min(left, _LONGEST_REQUEST))
 
@@ -141,7 +141,7 @@ def _client(url: str, token: str | None) -> httpx.Client:
 
 def _complete(target: _Target, timeout: float) -> None:
     """One attempt; raises _NotReady where another may go better, else EndpointError."""
-    path, body = _request(target)
+    path, body = smallest_request(target.kind, target.model_id)
     try:
         reply = target.client.post(target.url + path, json=body, timeout=timeout)
     except httpx.UnsupportedProtocol as error:
@@ -167,15 +167,16 @@ def _complete(target: _Target, timeout: float) -> None:
     _check_shape(target, path, reply)
 
 
-def _request(target: _Target) -> tuple[str, dict[str, Any]]:
-    body: dict[str, Any] = {"model": target.model_id, "max_tokens": 1, "temperature": 0}
-    if target.kind == "chat":
+def smallest_request(kind: Kind, model_id: str) -> tuple[str, dict[str, Any]]:
+    """(path below the API root, body) of a real request that costs a server least."""
+    body: dict[str, Any] = {"model": model_id, "max_tokens": 1, "temperature": 0}
+    if kind == "chat":
         return "/chat/completions", {**body, "messages": [{"role": "user", "content": "Hello"}]}
-    if target.kind == "embeddings":
-        return "/embeddings", {"model": target.model_id, "input": "Hello"}
-    if target.kind == "rerank":
+    if kind == "embeddings":
+        return "/embeddings", {"model": model_id, "input": "Hello"}
+    if kind == "rerank":
         documents = ["Hello", "Goodbye"]
-        return "/rerank", {"model": target.model_id, "query": "Hello", "documents": documents}
+        return "/rerank", {"model": model_id, "query": "Hello", "documents": documents}
     return "/completions", {**body, "prompt": "Hello"}
 
 
@@ -221,10 +222,13 @@ def _denied(target: _Target, reply: httpx.Response) -> EndpointError:
     )
 
 
-def _died(url: str, code: int, log: Path | None, token: str | None) -> EndpointError:
+def server_ended(
+    url: str, code: int, log: Path | None, token: str | None, *, when: str
+) -> EndpointError:
+    """The error for a server whose process ended, with its exit code and the end of its log."""
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return EndpointError(
-        f"the model server for {url} ended ({how}) before it answered" + _tail(log, token),
+        f"the model server for {url} ended ({how}) {when}" + _tail(log, token),
         cause="see the last lines of its log; signal 9 is most often a lack of memory",
         hint=f"less {log}" if log else "run the rendered scripts/server.sh by hand",
     )

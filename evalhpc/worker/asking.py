@@ -49,6 +49,8 @@ Fault = Literal["failed", "transient", "unreachable"]
 _OF_THE_REQUEST = frozenset({"timeout", "too_large", "protocol"})
 #: How a server, or what stands before it, says that it has too much to do.
 _OVERLOADED_STATUSES = frozenset({408, 429, 502, 503, 504, 529})
+#: How it says that it is well, but that we ask too much.
+_LIMITED_STATUSES = frozenset({429, 529})
 _OVERLOADED_TRANSPORT = frozenset({"timeout", "reset"})
 
 
@@ -85,7 +87,7 @@ class Asker:
         dialect: Dialect | None = None,
     ) -> None:
         self.retried = 0
-        self.answers = 0  # replies that were answers: while they come, the server lives
+        self.last_answer = time.monotonic()  # while answers come, the server lives
         self.pace = Pace(concurrency, adaptive=adaptive)
         self._client = client
         self._policy = policy
@@ -110,6 +112,24 @@ class Asker:
     async def ask(self, request: Request) -> Answer:
         """The answer; Unanswered if this request is given up, EndpointError if all would be."""
         return await self._ask_all(request, self._dialect.adapt(request))
+
+    async def prove(self, request: Request) -> None:
+        """Return once the server has answered `request`; EndpointError for any other reply.
+
+        Asked once, in its turn, besides the limit. A server that limits its rate is alive.
+        """
+        wire = self._dialect.adapt(request)[0]
+        if self._one_config:
+            await self._turns.enter(self._dialect.turn(wire))
+        try:
+            reply = await self._client.request(wire.method, wire.path, wire.body)
+        finally:
+            if self._one_config:
+                self._turns.leave()
+        kind = classify(wire.method, wire.path, reply.status, reply.content_type, reply.body)
+        if kind != "answer" and reply.status not in _LIMITED_STATUSES:
+            raise EndpointError(describe(reply.status, reply.body))
+        self.last_answer = time.monotonic()
 
     async def _ask_all(self, request: Request, wires: Sequence[Request]) -> Answer:
         """One after the other, so that a request never counts as two in flight."""
@@ -158,7 +178,7 @@ class Asker:
         latency = time.perf_counter() - started
         kind = classify(request.method, request.path, reply.status, reply.content_type, reply.body)
         if kind == "answer":
-            self.answers += 1
+            self.last_answer = time.monotonic()
             return Answer(reply.status, reply.content_type, reply.body, latency, attempt)
         if kind == "denied":
             raise EndpointError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 from evalhpc.http.client import HttpClient
 from evalhpc.worker.asking import RetryPolicy
 from evalhpc.worker.dialects import DIALECTS
 from evalhpc.worker.loop import Worker
 from evalhpc.workflow.desk import Desk
+from evalhpc.workflow.liveness import canary, watched
 from evalhpc.workflow.signals import Interrupted, until_signalled
 
 #: Seconds that requests in flight get to end once the job was asked to; KillWait is 30 by default.
@@ -28,7 +30,8 @@ async def answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
         stopped.set()
 
     desk.state = "working"
-    await until_signalled(_until_stopped(workers, stopped), on_signal=stop)
+    work = watched(_until_stopped(workers, stopped), _canaries(desk, clients, workers))
+    await until_signalled(work, on_signal=stop)
     if stopped.is_set():
         raise Interrupted("asked to end")
 
@@ -46,6 +49,22 @@ def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
         one_sampling_config=served.deployment.one_sampling_config,
         dialect=DIALECTS[served.deployment.dialect],
     )
+
+
+def _canaries(
+    desk: Desk, names: Iterable[str], workers: Iterable[Worker]
+) -> list[Coroutine[Any, Any, None]]:
+    """A watch over each endpoint, unless the run wants none."""
+    served, settings = desk.run.spec.served(), desk.run.spec.run
+    if not settings.canary:
+        return []
+    return [
+        canary(
+            name, served[name], worker.asker,
+            every=settings.canary, request_timeout=settings.request_timeout,
+        ).watch()
+        for name, worker in zip(names, workers, strict=True)
+    ]  # fmt: skip
 
 
 async def _until_stopped(workers: Sequence[Worker], stopped: asyncio.Event) -> None:

@@ -217,7 +217,8 @@ class Desk:
 
     def _note_fatal(self, error: EvalhpcError) -> None:
         record = {"fatal": error.what, "cause": error.cause, "hint": error.hint}
-        self._note({**record, "exit_code": error.exit_code})
+        where = {"node": socket.gethostname(), "at": time.time()}
+        self._note({**record, "exit_code": error.exit_code, **where})
 
     def _note_failures(self, failures: list[Failure]) -> None:
         for failure in failures:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from evalhpc import process
 from evalhpc.deploy.access import TOKEN_VARIABLE
-from evalhpc.deploy.readiness import wait_ready
+from evalhpc.deploy.readiness import server_ended, wait_ready
 from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.models.checkpoint import Model
@@ -62,6 +62,11 @@ class Replicas:
             self._replicas[name].start()  # so that they load at the same time
         return {name: self._replicas[name].ready() for name in wanted}
 
+    def death(self) -> EndpointError | None:
+        """Why the first server ended that has; None while all that were started run."""
+        deaths = (replica.death() for replica in self._replicas.values())
+        return next((error for error in deaths if error is not None), None)
+
 
 class Replica:
     """The model of one endpoint in one shard: started at most once, proved before use."""
@@ -102,6 +107,14 @@ class Replica:
         if self._ready is None:
             self._ready = self._proved()
         return self._ready
+
+    def death(self) -> EndpointError | None:
+        """Why the server ended, if it was started here and has."""
+        code = None if self._child is None else self._child.poll()
+        if code is None:
+            return None
+        url = f"http://{_HOST}:{self._port}/v1"
+        return server_ended(url, code, self._log, self._token, when="while the shard was at work")
 
     def _proved(self) -> Endpoint:
         if self._served.model.url is not None:
@@ -144,7 +157,7 @@ async def endpoint_clients(
         name: HttpClient(
             endpoint.url,
             token=endpoint.token,
-            connections=served[name].concurrency,
+            connections=served[name].concurrency + 1,  # one for the canary
             timeout=run.spec.run.request_timeout,
         )
         for name, endpoint in endpoints.items()
