@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import uvloop
 
-from evalhpc.errors import IncompleteError
+from evalhpc.errors import EndpointError, IncompleteError
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answering import answer
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.inline import plan_inline
+from evalhpc.workflow.liveness import while_alive
 from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
@@ -65,11 +66,23 @@ def _answer_rounds(first: Desk, replicas: Replicas, total: WorkCounts) -> None:
     desk: Desk | None = first
     while desk is not None:
         with desk:
-            following = uvloop.run(_round(desk, replicas.ready(desk.endpoints())))
+            endpoints = replicas.ready(desk.endpoints())
+            following = uvloop.run(_while_alive(desk, endpoints, replicas))
         total.answered += desk.counts.answered
         total.units += desk.counts.units
         total.failures += desk.counts.failures
         desk = None if following is None else Desk(desk.run, following, desk.shard)
+
+
+async def _while_alive(
+    desk: Desk, endpoints: Mapping[str, Endpoint], replicas: Replicas
+) -> int | None:
+    """`_round`, cut short by EndpointError if a server ends before the job is to end."""
+
+    def death() -> EndpointError | None:
+        return None if desk.leaving else replicas.death()
+
+    return await while_alive(_round(desk, endpoints), death)
 
 
 async def _round(desk: Desk, endpoints: Mapping[str, Endpoint]) -> int | None:
