@@ -24,7 +24,7 @@ def estimate_lines(found: Estimate) -> Iterator[str]:
 def show_estimate(found: Estimate) -> None:
     """`evalhpc estimate` for people."""
     print_table(
-        ("job", "tasks", "nodes", "GPUs a node", "CPUs a node", "walltime", "GPU-h", "CPU-h"),
+        ("job", "tasks", "nodes", "GPUs/node", "CPUs/node", "walltime", "GPU-h", "CPU-h"),
         [
             (j.kind, j.tasks, j.nodes, j.gpus_per_node, j.cpus, j.walltime,
              _number(j.gpu_seconds), _number(j.cpu_seconds))

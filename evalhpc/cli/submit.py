@@ -149,19 +149,19 @@ def render(as_json: bool, **options: Any) -> None:
 def estimate(as_json: bool, **options: Any) -> None:
     """GPU-hours, time and place in the queue of what `submit` would do; submit nothing.
 
-    No run directory is made. --max-gpu-hours is checked as `submit` would check it.
+    No run directory is made. What `submit` would refuse is refused after the figures.
     """
-    from evalhpc.workflow.estimate import estimate_wish, refuse  # start-up time
+    from evalhpc.workflow.estimate import estimate_wish  # start-up time
     from evalhpc.workflow.wish import Wish
 
-    found, warnings = estimate_wish(Wish(**_merged(options)), os.environ)
-    _warn(warnings)
-    show_notes(found)
+    wished = estimate_wish(Wish(**_merged(options)), os.environ)
+    _warn(wished.warnings)
+    show_notes(wished.estimate)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(wished.estimate.model_dump(mode="json"))
     else:
-        show_estimate(found)
-    refuse(found)
+        show_estimate(wished.estimate)
+    wished.refuse()
 
 
 def _warned(prepared: Prepared) -> Prepared:

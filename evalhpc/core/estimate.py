@@ -169,6 +169,8 @@ def hours(seconds: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time for people: `45 s`, `14 min`, `3.2 h`, `2.5 days`."""
+    if seconds < 1:
+        return "less than 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

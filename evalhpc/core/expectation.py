@@ -133,10 +133,14 @@ def default(jobs: Sequence[JobCost]) -> Expected:
         total(getattr(job, name) for job in jobs) for name in ("gpu_seconds", "cpu_seconds")
     )
     known = all(job.cpu_seconds is not None for job in jobs)
-    assumed = "one round to its walltime is assumed" if known else "nothing bounds it"
+    assumed = (
+        "; one round to its walltime is assumed, not measured"
+        if known
+        else ", and nothing bounds this one"
+    )
     return Expected(
         source="default",
-        text=f"no earlier run like it here; {assumed}, not measured",
+        text=f"no earlier run like it here{assumed}",
         seconds=total(_lasts(job) for job in jobs),
         gpu_hours=None if gpu_seconds is None else gpu_seconds / 3600,
         cpu_hours=None if cpu_seconds is None else cpu_seconds / 3600,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from evalhpc.models.base import Frozen
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import TestOnly
-from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.history import read_history
 from evalhpc.workflow.launch import asked, first_steps
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
@@ -76,26 +76,38 @@ def estimate(run: Run, environ: Mapping[str, str]) -> Estimate:
     )
 
 
-def estimate_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[Estimate, tuple[str, ...]]:
-    """The estimate of a submission that is not made, and the checkpoint's warnings.
+@dataclass(frozen=True)
+class Wished:
+    """The estimate of a submission that is not made."""
 
-    The scripts that Slurm is asked about are in a temporary folder; no run directory is made.
-    """
+    estimate: Estimate
+    warnings: tuple[str, ...]  # of the checkpoint
+    refusal: ClusterError | None  # Slurm would not take the jobs
+
+    def refuse(self) -> None:
+        """Raise ClusterError or BudgetError, as the submission would."""
+        budget = self.estimate.max_gpu_hours
+        if budget is not None:
+            why = self.estimate.unbounded
+            refuse_above(budget, 0, self.estimate.jobs, why_unbounded=why)
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def estimate_wish(wish: Wish, environ: Mapping[str, str]) -> Wished:
+    """The estimate with what the queue says; no run directory is made."""
     spec, warnings = resolve_wish(wish, environ)
     run = Run(RunPaths(planned_dir(wish, spec, environ)), spec, spec.digest())
     found = estimate(run, environ)
-    if spec.site.scheduler == "slurm":
-        starts, note = _ask_queue(run, environ)
-        found = found.model_copy(
-            update={"queue": starts, "notes": (*found.notes, *filter(None, (note,)))}
-        )
-    return found, warnings
-
-
-def refuse(found: Estimate) -> None:
-    """Raise BudgetError as a submission would."""
-    if found.max_gpu_hours is not None:
-        refuse_above(found.max_gpu_hours, 0, found.jobs, why_unbounded=found.unbounded)
+    if spec.site.scheduler != "slurm":
+        return Wished(found, warnings, None)
+    try:
+        return Wished(found.model_copy(update={"queue": ask_queue(run, environ)}), warnings, None)
+    except ClusterError as error:
+        if not error.transient:
+            return Wished(found, warnings, error)
+        note = f"the queue says nothing: {error.what}"
+        return Wished(found.model_copy(update={"notes": (*found.notes, note)}), warnings, None)
 
 
 def start(kind: str, answer: TestOnly, now: float | None = None) -> Start:
@@ -109,26 +121,20 @@ def start(kind: str, answer: TestOnly, now: float | None = None) -> Start:
     return Start(kind=kind, at=at, text="at once" if ahead < 60 else f"{at}, in {duration(ahead)}")
 
 
-def _ask_queue(run: Run, environ: Mapping[str, str]) -> tuple[tuple[Start, ...], str]:
-    """A start for each kind of job; or why there is none. A script that is refused is an error."""
+def ask_queue(run: Run, environ: Mapping[str, str]) -> tuple[Start, ...]:
+    """A start for each kind of job of a run that has no directory; raises ClusterError.
+
+    The scripts that Slurm is asked about are in a temporary folder.
+    """
     slurm = Slurm(env=environ, attempts=_ATTEMPTS)
-    try:
-        slurm.available()
-    except ClusterError as error:
-        return (), f"the queue was not asked: {error.what}"
+    slurm.available()
     override = Path(run.spec.site.templates) if run.spec.site.templates else None
     scripts = render_run(run.spec, str(run.paths.root), load_sources(override))
     with tempfile.TemporaryDirectory(prefix="evalhpc-") as name:
         folder = Path(name)
-        with storage_errors(folder):
-            for script, text in scripts.items():
-                write_text(folder / script, text, sync=False)
-        try:
-            return tuple(_starts(run, slurm, folder)), ""
-        except ClusterError as error:
-            if not error.transient:
-                raise
-            return (), f"the queue did not say: {error.what}"
+        for script, text in scripts.items():
+            write_text(folder / script, text, sync=False)
+        return tuple(_starts(run, slurm, folder))
 
 
 def _starts(run: Run, slurm: Slurm, folder: Path) -> list[Start]:
