@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from evalhpc.core.estimate import JobCost, counted, duration, total, walltime_seconds
-from evalhpc.core.rendering import batch_job
+from evalhpc.core.rendering import Batch, batch_job, batch_kinds
 from evalhpc.models.base import Frozen
 from evalhpc.models.runspec import RunSpec
 
@@ -17,6 +17,9 @@ from evalhpc.models.runspec import RunSpec
 TAKEN = 5
 #: Weights of models of about one size differ at most by this factor.
 ALIKE = 1.5
+
+#: Jobs without a model: their size changes little.
+_PASSES = ("planning", "collect")
 
 Source = Literal["same", "similar", "default"]
 _ORIGIN = {
@@ -65,9 +68,9 @@ class Expected(Frozen):
 
 def profile(spec: RunSpec, run_dir: str) -> Profile:
     """The profile of a run; image and template do not count, as they change with every release."""
-    size = batch_job(spec, run_dir, "shard").size
+    kinds = (kind for kind in batch_kinds(spec) if kind not in _PASSES)
+    hardware = [_hardware(batch_job(spec, run_dir, kind)) for kind in kinds]
     deployment = spec.deployment.model_dump(mode="json", exclude={"image"})
-    hardware = [size.nodes, size.gpus_per_node, None if size.gpus_per_node else size.cpus]
     others = {name: served.model_dump(mode="json") for name, served in spec.endpoints.items()}
     asked = spec.run.model_dump(
         mode="json", include={"miss", "plan", "shard_by", "share_at_zero", "schedule"}
@@ -78,6 +81,13 @@ def profile(spec: RunSpec, run_dir: str) -> Profile:
         served=_canonical([deployment, hardware, spec.run.concurrency]),
         questions=_canonical([[b.model_dump(mode="json") for b in spec.benchmarks], others, asked]),
     )
+
+
+def _hardware(job: Batch) -> list[Any]:
+    """What one job has, and how many there are where that is no question of shards."""
+    size, array = job.size, None if job.kind == "shard" else job.array
+    cpus = None if size.gpus_per_node else size.cpus
+    return [job.kind, array, size.nodes, size.gpus_per_node, cpus]
 
 
 def alike(wanted: Profile, past: Profile) -> Source | None:

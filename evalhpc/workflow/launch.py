@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from evalhpc.containers import preflight
 from evalhpc.core.estimate import Ask, ask
+from evalhpc.core.rendering import batch_job
 from evalhpc.errors import UsageError
 from evalhpc.slurm.arrays import parse_tasks
 from evalhpc.slurm.chain import Step, submit_chain
@@ -56,9 +57,8 @@ def asked(run: Run, steps: Sequence[Step]) -> list[Ask]:
 
 def _tasks(run: Run, step: Step) -> int:
     """Tasks of the step's array; without a number of its own it is the one in the header."""
-    if step.array is not None:
-        return len(parse_tasks(step.array))
-    return run.spec.run.shards if step.kind == "shard" else 1
+    array = step.array or batch_job(run.spec, str(run.paths.root), step.kind).array
+    return 1 if array is None else len(parse_tasks(array))
 
 
 def _check_images(run: Run) -> None:
