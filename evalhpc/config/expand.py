@@ -27,8 +27,13 @@ def expand(text: str, environ: Mapping[str, str], key: str) -> str:
         ) from error
 
 
-def expand_site(site: Site, environ: Mapping[str, str]) -> Site:
-    """The site with every path in full; a relative image is looked up in `image_dir`."""
+def expand_site(
+    site: Site, environ: Mapping[str, str], stored: Mapping[str, str] | None = None
+) -> Site:
+    """The site with every path in full; a relative image is looked up in `image_dir`.
+
+    `stored`: name or reference of an image, as the site writes it → absolute path of its file.
+    """
     paths = {"run_root": expand(site.run_root, environ, "run_root")}
     for key in ("python", "templates"):
         value = getattr(site, key)
@@ -40,11 +45,13 @@ def expand_site(site: Site, environ: Mapping[str, str]) -> Site:
     named = {f"pythons.{name}": path for name, path in pythons.items()}
     for key, path in {**paths, **named}.items():
         _absolute(path, key)
-    container = expand_container(site.container, environ)
+    container = expand_container(site.container, environ, stored or {})
     return site.model_copy(update={**paths, "pythons": pythons, "container": container})
 
 
-def expand_container(container: Container, environ: Mapping[str, str]) -> Container:
+def expand_container(
+    container: Container, environ: Mapping[str, str], stored: Mapping[str, str]
+) -> Container:
     """Image and mount paths in full."""
     folder = container.image_dir
     if folder is not None:
@@ -52,6 +59,9 @@ def expand_container(container: Container, environ: Mapping[str, str]) -> Contai
         _absolute(folder, "container.image_dir")
     images = {}
     for name, image in container.images.items():
+        if image in stored:
+            images[name] = stored[image]
+            continue
         path = expand(image, environ, f"container.images.{name}")
         # With a colon or a hash it names an image in a registry: checks refuses that.
         plain = not path.startswith("/") and not any(mark in path for mark in ":#")

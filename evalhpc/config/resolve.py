@@ -69,6 +69,7 @@ def resolve(
     overrides: Overrides,
     *,
     endpoints: Mapping[str, Served] | None = None,
+    stored: Mapping[str, str] | None = None,
     python: str,
     environ: Mapping[str, str],
 ) -> RunSpec:
@@ -76,9 +77,10 @@ def resolve(
 
     `harnesses`: the catalogue's entries by name, those that the suite uses at least.
     `endpoints`: those beside the model under test, by name.
+    `stored`: name or reference of an image → absolute path of its file, where it is imported.
     `python`: absolute path of the interpreter, unless the site names one.
     """
-    site = expand_site(merge_site(layer, suite, overrides), environ)
+    site = expand_site(merge_site(layer, suite, overrides), environ, stored)
     for error in check_site(site, environ):
         raise error
     benchmarks = merge_params(suite, site, overrides)
@@ -98,7 +100,7 @@ def resolve(
         harnesses={
             name: spec.model_copy(
                 update={
-                    "image": image_for(name, site, spec.image),
+                    "image": image_for(name, site, _stored(spec.image, stored)),
                     "python": python_for(name, site),
                 }
             )
@@ -109,6 +111,10 @@ def resolve(
         python=site.python or python,
         environment={name: environ[name] for name in site.environment.pass_through},
     )
+
+
+def _stored(image: str | None, stored: Mapping[str, str] | None) -> str | None:
+    return image if image is None or stored is None else stored.get(image, image)
 
 
 def _in_image(deployment: Serving, site: Site) -> Serving:

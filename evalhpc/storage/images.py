@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,15 @@ class ImageStore:
         """
         recorded = [self.root / (r.file + _RECORD) for r in self.records() if not self.present(r)]
         return sorted([*self._names(".import-*"), *self._names(".*.lock"), *recorded])
+
+    def jobs(self) -> list[Path]:
+        """The folders of imports as jobs, whether they have ended or not."""
+        return self._names(".job-*")
+
+    def new_job(self, name: str) -> Path:
+        """The name of a fresh folder for an import as a job."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return self.root / f".job-{name}-{stamp}-{secrets.token_hex(3)}"
 
     def make(self) -> None:
         """Create the folder, for everybody to read; raises StorageError."""

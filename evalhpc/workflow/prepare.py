@@ -27,6 +27,7 @@ from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.workflow.choice import choose_deployment
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
+from evalhpc.workflow.image_sites import stored_images
 from evalhpc.workflow.lint import lint
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
 from evalhpc.workflow.provenance import write_provenance
@@ -95,14 +96,16 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
     kinds = {benchmark.params.endpoint for benchmark in benchmarks}
     taken = sum(s.deployment.replicas * s.deployment.gpus for s in endpoints.values())
     choice = choose_deployment(model, site, kinds, taken=taken)
+    harnesses = {b.harness: harness_spec(b.harness) for b in suite.benchmarks}
     spec = resolve(
         layer,
         suite,
         model,
         choice.deployment,
-        {b.harness: harness_spec(b.harness) for b in suite.benchmarks},
+        harnesses,
         overrides,
         endpoints=endpoints,
+        stored=stored_images(site.container, [h.image for h in harnesses.values()], environ),
         python=sys.executable,
         environ=environ,
     )
