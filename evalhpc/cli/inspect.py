@@ -117,10 +117,14 @@ def site_check(name: str, as_json: bool) -> None:
     else:
         print_table(
             ("check", "", "found"),
-            [(c.name, "ok" if c.ok else "FAILED", c.found) for c in checks],
+            [(c.name, "ok" if c.ok else "FAILED", _found(c.found, c.hint)) for c in checks],
         )
     if not all(check.ok for check in checks):
         raise SystemExit(3)
+
+
+def _found(found: str, hint: str) -> str:
+    return f"{found}\nnext: {hint}" if hint else found
 
 
 @click.group(epilog="\b\nExample:\n  evalhpc model inspect ckpt/")

@@ -111,6 +111,11 @@ def version() -> Argv:
     return ["sbatch", "--version"]
 
 
+def srun_help() -> Argv:
+    """The options of srun, those of its plugins included."""
+    return ["srun", "--help"]
+
+
 def _squeue_all() -> Argv:
     return ["squeue", "--noheader", "--all", "--states=all"]
 

@@ -138,6 +138,11 @@ class Slurm:
         what = "cannot read Slurm's configuration"
         return parsers.parse_limits(self._runner.query(commands.scontrol_config(), what))
 
+    def has_pyxis(self) -> bool:
+        """Whether srun here knows the option that Pyxis adds to it."""
+        what = "cannot ask for srun's options"
+        return "--container-image" in self._runner.query(commands.srun_help(), what)
+
     def _squeue(self, ids: Sequence[int]) -> list[JobRecord]:
         what = "cannot ask for jobs"
         done = self._runner.read(commands.squeue(ids), what)

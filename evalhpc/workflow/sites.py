@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evalhpc.config import checks as settings
+from evalhpc.config.expand import expand_site
 from evalhpc.config.sites import load_site
 from evalhpc.config.yaml_files import dump_yaml
+from evalhpc.containers.preflight import check_site as check_container
 from evalhpc.errors import EvalhpcError
-from evalhpc.models.base import Frozen
 from evalhpc.models.site import Site
 from evalhpc.slurm.gate import Slurm
-from evalhpc.workflow.listing import expanded
-
-
-class Check(Frozen):
-    """One thing that a site needs, and what was found of it."""
-
-    name: str
-    ok: bool
-    found: str
+from evalhpc.workflow.site_checks import Check, compare, failed
 
 
 def site_document(name: str, env: Mapping[str, str]) -> dict[str, Any]:
@@ -36,62 +30,93 @@ def site_yaml(name: str, env: Mapping[str, str]) -> str:
 
 
 def check_site(name: str, env: Mapping[str, str]) -> list[Check]:
-    """Compare a site file with the machine that it is checked on."""
+    """Compare a site file with the machine that it is checked on; a login node, usually."""
     layer = load_site(name, env)
-    site = layer.site
     checks = [Check(name="site file", ok=True, found=str(layer.path))]
-    checks += [_required(site), _run_root(site)]
-    if site.python is not None:
-        checks.append(_file("python", Path(site.python)))
-    checks += [_file(f"python of {name}", Path(path)) for name, path in site.pythons.items()]
-    if site.templates is not None:
-        checks.append(_file("templates", expanded(site.templates)))
-    if site.scheduler == "slurm":
-        checks += _slurm_checks(site, Slurm(env=env))
-    checks += [_file(f"image {key}", Path(path)) for key, path in site.container.images.items()]
+    try:
+        site = expand_site(layer.site, env)
+        checks += [*_settings(site, env), _run_root(site), *_files(site), *_containers(site)]
+    except EvalhpcError as error:
+        checks.append(failed("paths", error))
+    if layer.site.scheduler == "slurm":
+        checks += _slurm_checks(layer.site, Slurm(env=env))
     return checks
 
 
-def _required(site: Site) -> Check:
-    missing = [key for key in site.slurm.required if getattr(site.slurm, key) is None]
-    if missing:
-        names = ", ".join(f"slurm.{key}" for key in missing)
-        return Check(name="required keys", ok=False, found=f"not set: {names}; use --set or a file")
-    return Check(name="required keys", ok=True, found="all set")
+def _settings(site: Site, env: Mapping[str, str]) -> list[Check]:
+    """What would stop any run before its first job: required keys, mounts, variables, …."""
+    missing = [failed("settings", error) for error in settings.check_site(site, env)]
+    return missing or [Check(name="settings", ok=True, found="nothing is missing")]
 
 
 def _run_root(site: Site) -> Check:
-    folder = expanded(site.run_root)
+    folder = Path(site.run_root)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return Check(name="run_root", ok=True, found=str(folder))
     return Check(
-        name="run_root", ok=writable,
-        found=f"{folder}" if writable else f"{existing} is not a folder that you may write to",
+        name="run_root", ok=False, found=f"{existing} is not a folder that you may write to",
+        hint="--set run_root=FOLDER, on the file system that all nodes share",
     )  # fmt: skip
 
 
-def _file(name: str, path: Path) -> Check:
-    there = path.exists()
-    return Check(name=name, ok=there, found=str(path) if there else f"{path} does not exist")
+def _files(site: Site) -> Iterator[Check]:
+    named = {"python": site.python, "templates": site.templates}
+    named |= {f"python of {name}": path for name, path in site.pythons.items()}
+    for name, path in named.items():
+        if path is not None:
+            there = Path(path).exists()
+            yield Check(
+                name=name, ok=there, found=path if there else f"{path} does not exist",
+                hint="" if there else f"ls -ld {path}",
+            )  # fmt: skip
 
 
-def _slurm_checks(site: Site, slurm: Slurm) -> list[Check]:
-    version = _asked("Slurm", slurm.version)
-    if not version.ok:
-        return [version]
-    return [version, _asked("partitions", lambda: _partitions(site, slurm))]
-
-
-def _partitions(site: Site, slurm: Slurm) -> str:
-    known = [partition.name for partition in slurm.partitions()]
-    for wanted in (site.slurm.partition, site.slurm.cpu_partition):
-        if wanted is not None and wanted not in known:
-            raise EvalhpcError(f"{wanted!r} is not among {', '.join(known)}")
-    return ", ".join(known)
-
-
-def _asked(name: str, question: Callable[[], object]) -> Check:
+def _containers(site: Site) -> Iterator[Check]:
+    """Images and mounts; those of a suite's own are checked at submission."""
+    if site.container.runtime == "none":
+        return
+    images = site.container.images
+    if not images:
+        yield Check(
+            name="images", ok=False, found="none named, and harness and server need one each",
+            hint="--set container.images.lm-eval=/path/lm-eval.sqsh, or in the site file",
+        )  # fmt: skip
+    for name, image in images.items():
+        yield _image(site, name, image)
     try:
-        return Check(name=name, ok=True, found=str(question()))
+        check_container(site.container, ())
     except EvalhpcError as error:
-        return Check(name=name, ok=False, found=error.what)
+        yield failed("mounts", error)
+
+
+def _image(site: Site, name: str, image: str) -> Check:
+    try:
+        settings.image_for(name, site, None)
+        check_container(site.container.model_copy(update={"mounts": ()}), [image])
+    except EvalhpcError as error:
+        return failed(f"image {name}", error)
+    return Check(name=f"image {name}", ok=True, found=image)
+
+
+def _slurm_checks(site: Site, slurm: Slurm) -> Iterator[Check]:
+    try:
+        yield Check(name="Slurm", ok=True, found=slurm.version())
+        yield from compare(site, slurm.partitions(), slurm.limits())
+    except EvalhpcError as error:
+        yield failed("Slurm", error)
+        return
+    if site.container.runtime == "pyxis":
+        yield _pyxis(slurm)
+
+
+def _pyxis(slurm: Slurm) -> Check:
+    try:
+        there = slurm.has_pyxis()
+    except EvalhpcError as error:
+        return failed("Pyxis", error)
+    return Check(
+        name="Pyxis", ok=there,
+        found=f"srun {'knows' if there else 'does not know'} --container-image",
+        hint="" if there else "ask the admin to load spank_pyxis.so, or choose another runtime",
+    )  # fmt: skip

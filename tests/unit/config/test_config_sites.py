@@ -84,10 +84,12 @@ def test_what_differs_between_users_is_left_to_them(home: Home, name: str) -> No
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_a_clusters_shard_fills_its_gpus(home: Home, name: str) -> None:
-    """A copy of the model spans the GPUs that a shard asks for; passes ask for none."""
+def test_a_clusters_gpus_are_described(home: Home, name: str) -> None:
+    """A shard has GPUs of a known size, from which the model's layout follows; passes have none."""
     site = load_site(name, home.env).site
-    assert site.resources.shard.gpus_per_node == site.deploy.tensor_parallel
+    assert site.resources.shard.gpus_per_node in (4, 8)
+    assert site.deploy.gpu_memory is not None
+    assert site.deploy.tensor_parallel is None
     assert site.resources.planning.gpus_per_node == site.resources.collect.gpus_per_node == 0
 
 

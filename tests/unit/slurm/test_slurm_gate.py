@@ -278,3 +278,12 @@ def test_partitions_limits_and_version_are_read() -> None:
     assert [partition.name for partition in slurm.partitions()][:2] == ["batch", "low"]
     assert slurm.limits().max_array_size == 100001
     assert slurm.version() == "22.05.8"
+
+
+def test_pyxis_is_known_by_its_option() -> None:
+    """srun's help lists the options of its plugins; the one for images is Pyxis's."""
+    option = "      --container-image=[USER@][REGISTRY#]IMAGE[:TAG]|PATH\n"
+    assert FakeSlurm(srun=f"Usage: srun\n{option}").gate().has_pyxis()
+    assert (
+        not FakeSlurm(srun="      --container  Path to OCI container bundle\n").gate().has_pyxis()
+    )
