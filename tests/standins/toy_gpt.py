@@ -16,6 +16,8 @@ import torch
 _cuda: Any = torch.cuda
 _cuda.current_device = lambda: "cpu"
 _cuda.synchronize = lambda *_: None
+# Some releases of Python 3.11 save members of enumerations with it; the checkpoints are our own.
+torch.serialization.add_safe_globals([getattr])
 
 #: What Megatron-LM's arguments call it → what TransformerConfig calls it.
 SHAPE = ("num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "ffn_hidden_size")
