@@ -92,6 +92,7 @@ def _made_with(
         "format": model.get("format"),
         "fingerprint": certificate.model_fingerprint,
         **{f"image of {name}": image for name, image in certificate.images.items()},
+        **{f"digest of that of {name}": d for name, d in certificate.image_digests.items()},
         "seeds": ", ".join(f"{name} {seed}" for name, seed in seeds.items()),
         **document["metadata"]["versioning"],
         "run hash": certificate.run_hash,

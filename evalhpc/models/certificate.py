@@ -30,6 +30,7 @@ class Certificate(Frozen):
     model_fingerprint: str
     endpoints: dict[str, str] = {}  # beside the model: name → its fingerprint, or its URL
     images: dict[str, str]  # harness or server → image it ran in
+    image_digests: dict[str, str] = {}  # the same → `sha256:…`, or why there is none
     plans: dict[int, str]  # round → SHA-256 of its plan file
     counts: Counts
     merkle_root: str  # over (key, answer digest) of every answer, in order of keys

@@ -27,6 +27,7 @@ from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.samples import RequestRow, write_requests, write_samples
 from evalhpc.storage.store import MergeReport, Store
 from evalhpc.workflow.failures import failed_requests, write_failures
+from evalhpc.workflow.image_use import certified_digests, images_of
 from evalhpc.workflow.provenance import complete_provenance, read_provenance
 from evalhpc.workflow.rounds import load_plan, planned_keys, planned_rounds
 from evalhpc.workflow.run import Run
@@ -153,8 +154,7 @@ def _certificate(
     run: Run, number: int, counts: Counts, root: str, failed: Collection[bytes]
 ) -> Certificate:
     spec = run.spec
-    images = {name: harness.image for name, harness in spec.harnesses.items()}
-    images |= {s.deployment.kind: s.deployment.image for s in spec.served().values()}
+    submitted = read_provenance(run).get("images", {})
     return Certificate(
         run_id=spec.run_id,
         run_hash=run.hash,
@@ -165,7 +165,8 @@ def _certificate(
             name: served.model.fingerprint or str(served.model.url)
             for name, served in spec.endpoints.items()
         },
-        images={name: image for name, image in images.items() if image},
+        images=images_of(spec),
+        image_digests=certified_digests(spec, submitted),
         plans={round_: load_plan(run, round_).plan_hash for round_ in planned_rounds(run)},
         counts=counts,
         merkle_root=root,

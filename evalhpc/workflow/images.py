@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: How long somebody else's import of the same image is waited for, in seconds.
 LOCK_WAIT = 4 * 3600.0
-_REPORT_SECONDS = 60.0
+_LOOK_SECONDS, _REPORT_SECONDS = 0.1, 60.0
 _BLOCK = 4 << 20
 #: Beside an image: its record, and the slack of a file system.
 _SLACK = 1 << 20
@@ -206,13 +206,13 @@ def _run(importer: Importer, image: Reference, target: Path, environ: Mapping[st
     output = target.with_name("import.log")
     argv = importer.argv(image, str(target))
     child = process.start(argv, log=output, env=process.scrubbed(environ), cwd=target.parent)
-    code = None
+    report = time.monotonic() + _REPORT_SECONDS
     try:
-        while code is None:
-            try:
-                code = child.wait(_REPORT_SECONDS)
-            except subprocess.TimeoutExpired:
+        while (code := child.poll()) is None:
+            time.sleep(_LOOK_SECONDS)
+            if time.monotonic() > report:
                 log.info("%s is still at work: %s", importer.program, _progress(target, output))
+                report += _REPORT_SECONDS
     except BaseException:
         process.stop(child)
         raise

@@ -14,6 +14,7 @@ from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import TestOnly
 from evalhpc.workflow.budget import refuse_above_budget
+from evalhpc.workflow.image_use import refuse_changed
 from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
 from evalhpc.workflow.local import start_driver
 from evalhpc.workflow.rounds import load_plan
@@ -66,6 +67,7 @@ def _check_images(run: Run) -> None:
     images = [harness.image for harness in run.spec.harnesses.values()]
     servers = [served.deployment.image for served in run.spec.served().values()]
     preflight.check_site(run.spec.site.container, [*servers, *images])
+    refuse_changed(run.spec)
 
 
 def launch_round(run: Run, round_: int) -> list[Job]:

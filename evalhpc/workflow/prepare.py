@@ -28,6 +28,7 @@ from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.workflow.choice import choose_deployment
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.image_sites import stored_images
+from evalhpc.workflow.image_use import image_warnings
 from evalhpc.workflow.lint import lint
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
 from evalhpc.workflow.provenance import write_provenance
@@ -109,7 +110,7 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
         python=sys.executable,
         environ=environ,
     )
-    return spec, (*warnings, *more)
+    return spec, (*warnings, *more, *image_warnings(spec))
 
 
 def _site(wish: Wish, environ: Mapping[str, str]) -> SiteLayer:

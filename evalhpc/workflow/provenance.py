@@ -18,6 +18,7 @@ from evalhpc import process
 from evalhpc.errors import EvalhpcError, UsageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_text
+from evalhpc.workflow.image_use import image_facts
 from evalhpc.workflow.jobs import recorded_jobs
 from evalhpc.workflow.records import read_object
 from evalhpc.workflow.run import Run
@@ -48,6 +49,7 @@ def write_provenance(run: Run, warnings: Sequence[str] = ()) -> None:
         "endpoints": {
             name: served.model.model_dump(mode="json") for name, served in spec.endpoints.items()
         },
+        "images": image_facts(spec),
         "warnings": list(warnings),
         "seeds": {
             "run": spec.run.seed,
