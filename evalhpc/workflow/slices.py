@@ -170,7 +170,7 @@ def _requests(run: Run, benchmark: str) -> Iterator[Request]:
         planned.add(request.key)
         yield request
     with run.open_store() as store:
-        for path in sorted((run.paths.slices / benchmark).glob("*/further.frames")):
+        for path in sorted((run.paths.slices / benchmark).glob("*-*/further.frames")):
             for request in QueueReader(path, run.hash).new():
                 # One without an answer comes up again if the unsharded harness asks it, too.
                 if request.key not in planned and store.has(request.key):

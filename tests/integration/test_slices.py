@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from evalhpc.storage.journal import read_journal
+from evalhpc.storage.round_view import worker_stats
 from evalhpc.storage.samples import read_answered
 from tests.integration.model_servers import free_port
 from tests.integration.quick_site import write_quick_site
@@ -20,6 +25,7 @@ pytestmark = pytest.mark.server
 
 _SERVER = Path(__file__).with_name("quick_server.py")
 _MODEL = "outside"
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -43,11 +49,11 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def submit(
-    site: Path, url: str, run_dir: Path, task: str, *more: object
+    site: Path, url: str, run_dir: Path, task: str, *more: object, shards: int = 3
 ) -> subprocess.CompletedProcess[str]:
     return evalhpc(
         "submit", "--site", site, "--endpoint", url, "--model-id", _MODEL, "--tasks",
-        f"lm-eval/{task}", "--run-dir", run_dir, "--shards", 3, *more,
+        f"lm-eval/{task}", "--run-dir", run_dir, "--shards", shards, *more,
     )  # fmt: skip
 
 
@@ -95,6 +101,45 @@ def test_turns_are_asked_live(site: Path, url: str, tmp_path: Path) -> None:
     counts = complete(site, url, tmp_path / "run", "turns", "--shard-by", "samples")
     assert (counts["planned"], counts["rounds"], counts["passes"]) == (24, 1, 2)
     assert sum(found["further"] for found in slices(tmp_path / "run")) == 16
+
+
+@pytest.mark.parametrize("url", ["slow"], indirect=True)
+def test_a_slice_of_a_dead_shard_is_run_again_from_its_answers(
+    site: Path, url: str, tmp_path: Path
+) -> None:
+    """The other shard takes it over; what the dead one had journalled is not asked twice."""
+    run_dir = tmp_path / "run"
+    done = submit(site, url, run_dir, "turns", "--shard-by", "samples", shards=2)
+    assert done.returncode == 0, done.stderr
+    said = _until(lambda: _working(run_dir, "00000"))
+    os.kill(said["pid"], signal.SIGKILL)
+    _until((run_dir / "certificate.json").is_file)
+    journal = run_dir / "journals" / "0001-00000-000.journal"
+    certificate = json.loads((run_dir / "certificate.json").read_text())
+    assert certificate["counts"]["answered"] == 24
+    assert certificate["counts"]["duplicates"] == 0
+    frames = read_journal(journal, certificate["run_hash"])
+    kept = [item for item in frames if isinstance(item, tuple)]
+    assert len(kept) >= said["answered"] > 0
+    attempts = sorted(path.parent.name for path in run_dir.glob("slices/*/*-*/outcome.json"))
+    assert len(attempts) == 2
+    assert any(name.endswith("-1") for name in attempts)
+    assert evalhpc("verify", run_dir).returncode == 0
+
+
+def _working(run_dir: Path, worker: str) -> dict[str, Any] | None:
+    """What a shard says of itself, once it has answered something."""
+    said = worker_stats(run_dir / "leases" / "0").get(worker, {})
+    return said if said.get("answered") else None
+
+
+def _until(condition: Callable[[], T], seconds: float = 90) -> T:
+    """The first value that is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+    return value
 
 
 @pytest.mark.parametrize(
