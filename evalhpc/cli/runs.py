@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from evalhpc.workflow.status import RunStatus
 
 _RUN = click.argument("run", callback=word)
+#: Shards that failed, and lines of each one's log, that the text shows.
+_SHOWN_SHARDS = 5
+_SHOWN_LINES = 5
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
 
 
@@ -57,6 +60,7 @@ def show_status(found: RunStatus) -> None:
         )
     if found.given_up:
         click.secho(f"  given up   requests: {found.given_up}, see failures.jsonl", fg="red")
+    _show_failed_shards(found)
     if found.failure:
         click.secho(f"  failed     {found.failure['what']}", fg="red")
         for key, label in (("cause", "likely cause"), ("hint", "next")):
@@ -72,6 +76,23 @@ def show_status(found: RunStatus) -> None:
             ("job", "kind", "round", "state"),
             [(str(j.id), j.kind, str(j.round), j.state) for j in found.jobs],
         )
+
+
+def _show_failed_shards(found: RunStatus) -> None:
+    """The latest ones, each with the end of what it said."""
+    hidden = found.failed_shards[:-_SHOWN_SHARDS]
+    if hidden:
+        click.echo(f"             {len(hidden)} more shards failed before; --json has them")
+    for failed in found.failed_shards[-_SHOWN_SHARDS:]:
+        where = f" on {failed.node}" if failed.node else ""
+        first, *log = failed.what.splitlines()
+        click.secho(
+            f"  shard {failed.shard:<4} failed in round {failed.round}{where}: {first}", fg="red"
+        )
+        for line in log[-_SHOWN_LINES:]:
+            click.echo(f"             {line.strip()}")
+        if failed.cause:
+            click.echo(f"             likely cause: {failed.cause}")
 
 
 @click.command(epilog="\b\nExample:\n  evalhpc logs RUN --kind shard --lines 50")

@@ -17,6 +17,7 @@ from evalhpc.workflow.jobs import Job, driver_alive, recorded_jobs
 from evalhpc.workflow.records import read_object, read_record
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import ShardFailure, shard_failures, silent_shards
 
 State = Literal[
     "rendered", "planning", "answering", "collecting", "complete", "failed", "cancelled", "stalled"
@@ -69,6 +70,7 @@ class RunStatus(Frozen):
     given_up: int = 0  # requests of the run that failed for good; failures.jsonl has them
     workers: tuple[WorkerView, ...] = ()
     jobs: tuple[JobView, ...] = ()
+    failed_shards: tuple[ShardFailure, ...] = ()  # of all rounds; others may do their work
     failure: dict[str, Any] | None = None
 
 
@@ -91,6 +93,7 @@ def run_status(run: Run, slurm: Slurm | None = None) -> RunStatus:
         asked=asked,
         given_up=len(read_jsonl(run.paths.failures)),
         jobs=jobs,
+        failed_shards=(*shard_failures(run), *silent_shards(run, round_)),
         failure=failure,
         **progress,
     )
