@@ -99,6 +99,10 @@ class ImageStore:
         with exclusive(self._lock(name), busy, wait=wait, mode=_LOCK_MODE, cause=cause) as held:
             yield held
 
+    def has_lock(self, name: str) -> bool:
+        """Whether there is a lock file for `name`, held or not."""
+        return self._lock(name).exists()
+
     @contextmanager
     def workspace(self, name: str) -> Iterator[Path]:
         """A fresh folder in the store, so that a rename publishes from it; gone afterwards."""
