@@ -56,6 +56,15 @@ def collect(run_dir: Path, round_: int) -> None:
     sys.exit(collecting(run_dir, round_))
 
 
+@node.command("import", epilog="\b\nExample:\n  evalhpc node import --wish FOLDER/wish.json")
+@click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to import.")
+def import_(wish: Path) -> None:
+    """Import an image into a site's store, as a job of `evalhpc images import`."""
+    from evalhpc.workflow.image_jobs import import_in_job  # start-up time
+
+    sys.exit(import_in_job(wish))
+
+
 @node.command(epilog="\b\nExample:\n  evalhpc node drive --run-dir RUN")
 @_RUN_DIR
 @click.option(
