@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from evalhpc.errors import EvalhpcError
 
 #: Set in the submitting shell, these change what sbatch and srun do; a run must not inherit them.
 #: A silent slow-down through SLURM_CPU_BIND is the classic case. SLURM_CONF names the cluster.
-SCHEDULER_PREFIXES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMI2_", "PMIX_")
+SCHEDULER_PREFIXES = (
+    "SLURM_",
+    "SBATCH_",
+    "SRUN_",
+    "SALLOC_",
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "_SLURM_SPANK_OPTION_",
+)
 SCHEDULER_KEEP = frozenset({"SLURM_CONF"})
 
 
@@ -105,6 +116,17 @@ def start(
             raise ProcessFailed(
                 Finished(words, 127, "", ""), f"cannot start: {error.strerror or error}"
             ) from error
+
+
+def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Become a command, found with our own PATH; raises ProcessFailed if it cannot start."""
+    words = tuple(map(str, argv))
+    try:
+        os.execve(shutil.which(words[0]) or words[0], words, dict(env))
+    except OSError as error:
+        raise ProcessFailed(
+            Finished(words, 127, "", ""), f"cannot start: {error.strerror or error}"
+        ) from error
 
 
 def stop(process: subprocess.Popen[bytes], grace: float = 10.0) -> int:

@@ -76,3 +76,37 @@ def drive(run_dir: Path, first: str) -> None:
     from evalhpc.workflow.run import open_run
 
     sys.exit(run_driver(open_run(run_dir), first))
+
+
+@node.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\nExample:\n  evalhpc node enter --runtime bwrap --image x.sqsh -- bash -c id",
+)
+@click.option("--runtime", required=True, help="The program that makes the container.")
+@click.option("--image", required=True, type=click.Path(path_type=Path), help="File or folder.")
+@click.option("--mount", "mounts", multiple=True, help="SRC:DST[:FLAGS]; again for more.")
+@click.option("--option", "options", multiple=True, help="A further word for the runtime.")
+@click.option("--node-dir", help="Folder on this node's own disk [default: /tmp].")
+@click.option("--no-unpack", is_flag=True, help="Let Charliecloud mount a squashfs file itself.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+def enter(
+    runtime: str,
+    image: Path,
+    mounts: tuple[str, ...],
+    options: tuple[str, ...],
+    node_dir: str | None,
+    no_unpack: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Become a command in an image, with a home of its own."""
+    from evalhpc.errors import EvalhpcError  # start-up time
+    from evalhpc.workflow.enter import enter as become
+
+    try:
+        become(
+            runtime, image, words,
+            mounts=mounts, options=options, node_dir=node_dir, unpack=not no_unpack,
+        )  # fmt: skip
+    except EvalhpcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

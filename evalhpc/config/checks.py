@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from evalhpc.config.container_checks import check_container, check_image_name
 from evalhpc.config.folders import user_config
+from evalhpc.containers.runtime import takes_suffixes
 from evalhpc.errors import ConfigError, EvalhpcError, UsageError
 from evalhpc.models.runspec import HarnessSpec
-from evalhpc.models.site import Container, RunSettings, Site
+from evalhpc.models.site import RunSettings, Site
 from evalhpc.models.suite import Benchmark
 
-_MOUNT = re.compile(r"(/[^:,\s]*):(/[^:,\s]*)(:[a-z]+([+-][a-z]+)*)?")
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)$")
 
 
@@ -25,7 +26,7 @@ def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
         *_one_line(site),
         *_array(site),
         *_variables(site, environ),
-        *(_mounts(site.container) if site.container.runtime != "none" else ()),
+        *check_container(site, environ),
     ]
 
 
@@ -57,24 +58,20 @@ def check_sharding(
 def image_for(name: str, site: Site, default: str | None) -> str | None:
     """The image that `name` (a harness or a server) runs in here; None where none is used.
 
-    The site's own choice comes before `default`. ConfigError unless Pyxis takes it for a file.
+    The site's own choice comes before `default`. ConfigError unless the runtime can start it.
     """
     if site.container.runtime == "none":
         return None
     image = site.container.images.get(name, default)
     key = f"container.images.{name}"
     if image is None:
+        suffix = takes_suffixes(site.container.runtime)[0]
         raise ConfigError(
             f"site {site.name!r} has no image for {name!r}",
             cause=f"container.runtime is {site.container.runtime}, and {key} is not set",
-            hint=f"add --set {key}=/path/to/{name}.sqsh, or put it in the site file",
+            hint=f"add --set {key}=/path/to/{name}{suffix}, or put it in the site file",
         )
-    if not image.startswith("/") or not image.endswith(".sqsh"):
-        raise ConfigError(
-            f"{key}: {image!r} is not the absolute path of a .sqsh file",
-            cause="Pyxis takes any other name for one in a registry and imports it on every node",
-            hint=f"import it once (enroot import -o {name}.sqsh URI) and name the file in full",
-        )
+    check_image_name(image, key, site)
     return image
 
 
@@ -136,12 +133,3 @@ def _variables(site: Site, environ: Mapping[str, str]) -> Iterator[EvalhpcError]
             hint=f"export {missing[0]}=..., or take it off the list",
         )
 
-
-def _mounts(container: Container) -> Iterable[EvalhpcError]:
-    for position, mount in enumerate(container.mounts):
-        if not _MOUNT.fullmatch(mount):
-            yield ConfigError(
-                f"container.mounts[{position}]: {mount!r} is not SRC:DST or SRC:DST:FLAGS",
-                cause="both sides must be absolute paths without blanks, commas and colons",
-                hint="for example /lustre:/lustre or /datasets:/data:ro",
-            )

@@ -16,6 +16,11 @@ class Mount:
     target: str
     flags: str = ""
 
+    @property
+    def read_only(self) -> bool:
+        """Whether `ro` is among the flags."""
+        return "ro" in self.flags.split("+")
+
     def __str__(self) -> str:
         return ":".join(filter(None, (self.source, self.target, self.flags)))
 
@@ -48,3 +53,13 @@ def distinct(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
     for mount in mounts:
         by_target.setdefault(mount.target, mount)
     return tuple(by_target.values())
+
+
+def parents_first(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """`mounts` so that none is hidden by one on a folder above it, else in their order."""
+    ordered: list[Mount] = []
+    for mount in mounts:
+        folder = mount.target.rstrip("/") + "/"
+        below = (n for n, other in enumerate(ordered) if other.target.startswith(folder))
+        ordered.insert(next(below, len(ordered)), mount)
+    return tuple(ordered)

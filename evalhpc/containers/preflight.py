@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from evalhpc.containers.image_files import SUFFIXES, image_format
 from evalhpc.containers.mounts import Mount, parse_mount
+from evalhpc.containers.runtime import takes_folders, takes_suffixes
 from evalhpc.errors import ConfigError
-from evalhpc.models.site import Container
+from evalhpc.models.site import Container, Runtime
 
-_SQUASHFS_MAGIC = b"hsqs"
+#: Every rendered script is run by bash, inside too.
+_SHELLS = ("bin/bash", "usr/bin/bash")
 
 
 def check_site(container: Container, images: Iterable[str | None]) -> None:
@@ -20,26 +23,27 @@ def check_site(container: Container, images: Iterable[str | None]) -> None:
     if container.runtime == "none":
         return
     for image in sorted({image for image in images if image is not None}):
-        check_image(Path(image))
+        check_image(Path(image), container.runtime)
     check_mounts(map(parse_mount, container.mounts))
 
 
-def check_image(path: Path) -> None:
-    """Raises ConfigError unless `path` is a readable squashfs file."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_SQUASHFS_MAGIC))
-    except OSError as error:
+def check_image(path: Path, runtime: Runtime = "pyxis") -> None:
+    """Raises ConfigError unless `path` is an image that the runtime can start, and whole."""
+    if path.is_dir() and takes_folders(runtime):
+        # A link in it may be an absolute one, which leads elsewhere from here.
+        if not any((path / shell).exists() or (path / shell).is_symlink() for shell in _SHELLS):
+            raise ConfigError(
+                f"the image {path} has no bash",
+                cause="the folder is not the root of a Linux system, or of one without bash",
+                hint=f"ls {path}/bin",
+            )
+        return
+    suffix = SUFFIXES[image_format(path)]
+    if suffix not in takes_suffixes(runtime):
         raise ConfigError(
-            f"the image {path} cannot be read: {error.strerror}",
-            cause="it was not imported yet, or lies elsewhere",
-            hint=f"enroot import --output {path} docker://IMAGE",
-        ) from error
-    if magic != _SQUASHFS_MAGIC:
-        raise ConfigError(
-            f"the image {path} is not a squashfs file",
-            cause="an interrupted import, or another kind of image",
-            hint=f"remove it and run: enroot import --output {path} docker://IMAGE",
+            f"the image {path} is a {suffix} file, which {runtime} cannot start",
+            cause="it was imported for another runtime, whatever its name says",
+            hint="evalhpc images import, or another container.runtime",
         )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from evalhpc.containers.mounts import Mount
 from evalhpc.errors import ConfigError
 
 #: What pyxis and enroot print → (likely cause, next step). Observed with pyxis 0.24, enroot 4.1.
-_MESSAGES = (
+MESSAGES = (
     (r"--container-mounts: source path does not exist: (\S+)",
      "a mounted folder is not on the compute node", "compare container.mounts with the node"),
     (r"Invalid --container-mounts argument",
@@ -20,10 +19,13 @@ _MESSAGES = (
      "the image is not on the compute node", "ls -l the image, and see container.image_dir"),
     (r"couldn't chdir to (\S+)",
      "the working directory is not in the image", "mount it: container.mounts"),
-    (r"No space left on device|failed to write file",
+    (r"FATAL ERROR: ?writer: failed to write file|No space left on device(?=[\s\S]*spank_pyxis)",
      "the node's enroot data path is full", "see enroot/README.md: ENROOT_DATA_PATH"),
     (r"importing docker image",
      "the image was taken for a registry's name", "write its absolute path"),
+    (r"srun: unrecognized option '--(?:no-)?container-[^\n]*",
+     "Slurm here has no Pyxis, or one that lacks this option",
+     "srun --help | grep container, and see container.runtime"),
 )  # fmt: skip
 
 
@@ -47,12 +49,3 @@ def step_options(image: str, mounts: Iterable[Mount]) -> tuple[str, ...]:
         "--no-container-mount-home",
         "--no-container-entrypoint",
     )
-
-
-def explain(log: str) -> tuple[str, str, str] | None:
-    """(message, likely cause, next step) of the first pyxis error in a job's log, or None."""
-    for pattern, cause, step in _MESSAGES:
-        found = re.search(pattern, log)
-        if found:
-            return found.group(), cause, step
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from evalhpc.containers.explain import explain
 from evalhpc.models.base import Frozen
 
 
@@ -84,11 +85,17 @@ def _exit_reason(outcome: Outcome) -> tuple[str, str, str]:
             "it hangs, or run.harness_timeout is too short for it",
             f"{look}; then submit again with --set run.harness_timeout=SECONDS",
         )
+    in_image = explain("\n".join(outcome.log_tail))
     absent = outcome.exit_code == NOT_FOUND or "No module named" in "".join(outcome.log_tail[-1:])
     tail = "\n".join(f"  | {line}" for line in outcome.log_tail)
+    what = f"the harness of {name} exited with code {outcome.exit_code} in pass {number}" + (
+        f"; the end of its log:\n{tail}" if tail else ""
+    )
+    if in_image:
+        said, cause, step = in_image
+        return what, f"the image did not start: {cause or said}", step or look
     return (
-        f"the harness of {name} exited with code {outcome.exit_code} in pass {number}"
-        + (f"; the end of its log:\n{tail}" if tail else ""),
+        what,
         "the harness is not installed in the Python or image that runs it"
         if absent
         else "the harness could not find its task or data, or rejects a parameter",

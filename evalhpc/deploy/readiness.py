@@ -15,6 +15,7 @@ from typing import Any, Literal
 import httpx
 import tenacity
 
+from evalhpc.containers.explain import explain
 from evalhpc.deploy.access import TOKEN_VARIABLE, is_loopback
 from evalhpc.errors import EndpointError
 
@@ -227,10 +228,15 @@ def server_ended(
 ) -> EndpointError:
     """The error for a server whose process ended, with its exit code and the end of its log."""
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    tail = _tail(log, token)
+    cause = "see the last lines of its log; signal 9 is most often a lack of memory"
+    hint = f"less {log}" if log else "run the rendered scripts/server.sh by hand"
+    in_image = explain(tail.replace("\n  | ", "\n"))
+    if in_image:
+        said, why, step = in_image
+        cause, hint = f"the image did not start: {why or said}", step or hint
     return EndpointError(
-        f"the model server for {url} ended ({how}) {when}" + _tail(log, token),
-        cause="see the last lines of its log; signal 9 is most often a lack of memory",
-        hint=f"less {log}" if log else "run the rendered scripts/server.sh by hand",
+        f"the model server for {url} ended ({how}) {when}{tail}", cause=cause, hint=hint
     )
 
 

@@ -59,12 +59,15 @@ class Resources(Frozen):
 class Container(Frozen):
     """How images run; `none` runs harness and server from the Python environment of the job."""
 
-    runtime: Literal["none", "pyxis"] = "none"
-    image_dir: str | None = None  # folder of .sqsh files; a relative image is looked up here
+    runtime: Runtime = "none"
+    image_dir: str | None = None  # folder of images; a relative image is looked up here
     images: dict[str, str] = {}  # harness or deployment → image file, or a name or reference of one
     registry: str | None = None  # host of references that name none
     import_job: bool = False  # `evalhpc images import` as a CPU job, not where it is typed
     mounts: tuple[str, ...] = ()  # SRC:DST[:FLAGS], besides the run directory and the model
+    options: tuple[str, ...] = ()  # further words for the runtime: --container-remap-root
+    unpack: bool = True  # charliecloud: a .sqsh is unpacked once a node; else mounted with FUSE
+    node_dir: str | None = None  # folder on each node's own disk for that; None: /tmp
 
 
 class Environment(Frozen):
