@@ -1,19 +1,22 @@
 """A model server of a few lines, which answers a prompt with its length; its mode says how it errs.
 
-`quick_server.py HOST PORT MODEL [MODE]`. Modes: `hang` never answers, `die` ends while it loads,
-`html` is another kind of server, `locked` wants another key, `deaf` ignores `echo`,
+`quick_server.py HOST PORT MODEL [MODE [ONCE]]`. Modes: `hang` never answers, `die` ends while it
+loads, `html` is another kind of server, `locked` wants another key, `deaf` ignores `echo`,
 `broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
 `teapots` on two, `slow` takes half a second a request, `fragile`
-ends after three requests when it is shard 0's.
+ends after three requests when it is shard 0's. `mortal` does so with the first one, and `zombie`
+then answers GETs only; they do it where the file ONCE is not there, and make it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 PROBE = "Hello"
@@ -25,8 +28,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     model = ""
     mode = ""
+    once = Path()
     token: str | None = None
     answered = 0
+    hangs = False
 
     def do_GET(self) -> None:
         """The list of models."""
@@ -63,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
             if self.mode == "broken":
                 self._send(500, {"error": {"message": "CUDA error: an illegal memory access"}})
                 return
+        if self.hangs:
+            time.sleep(600)
         choice: dict[str, Any] = {"index": 0, "text": str(len(prompt)), "finish_reason": "stop"}
         if "messages" in request:
             choice["message"] = {"role": "assistant", "content": "yes"}
@@ -79,6 +86,14 @@ class Handler(BaseHTTPRequestHandler):
         Handler.answered += 1
         if self.mode == "fragile" and Handler.answered > 3 and _shard() == "0":
             os._exit(9)
+        if self.mode in ("mortal", "zombie") and _shard() == "0" and not self.once.exists():
+            self.once.touch()
+            if self.mode == "mortal":
+                print("CUDA error: device-side assert triggered", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            Handler.hangs = True
+        if self.mode in ("mortal", "zombie") and _shard() != "0":
+            time.sleep(0.5)  # so that there is work for shard 0 as well
 
     def _send(self, status: int, value: object, kind: str = "application/json") -> None:
         data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
@@ -93,14 +108,14 @@ def _shard() -> str:
     return os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get("EVALHPC_SHARD", "")
 
 
-def main(host: str, port: str, model: str, mode: str = "") -> None:
+def main(host: str, port: str, model: str, mode: str = "", once: str = "") -> None:
     """Serve until killed."""
     if mode == "die":
         print("loading 3 of 9 shards")
         sys.exit("OutOfMemoryError: tried to allocate 80 GiB")
     if mode == "hang":
         time.sleep(600)
-    Handler.model, Handler.mode = model, mode
+    Handler.model, Handler.mode, Handler.once = model, mode, Path(once)
     Handler.token = "another" if mode == "locked" else os.environ.get("EVALHPC_SERVER_TOKEN")
     ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 
