@@ -146,10 +146,10 @@ def ls(site: str | None, verify: bool, as_json: bool) -> None:
         print_json([row.model_dump(mode="json") for row in rows])
     else:
         print_table(
-            ("name", "reference", "sha256", "size", "imported", "used by", "state"),
+            ("name", "sha256", "size", "imported", "used by", "state", "reference"),
             [
-                (r.name, r.reference, r.sha256[:16], readable(r.bytes) if r.bytes else "",
-                 r.imported[:10], ", ".join(r.used_by), r.state)
+                (r.name, r.sha256[:12], readable(r.bytes) if r.bytes else "",
+                 r.imported[:10], ", ".join(r.used_by), r.state, r.reference)
                 for r in rows
             ],
             title=opened.container.image_dir,

@@ -89,15 +89,20 @@ class ImageStore:
                 self.root.chmod(_FOLDER_MODE)
 
     @contextmanager
-    def locked(self, name: str, wait: float = 0.0) -> Iterator[bool]:
+    def locked(self, name: str, wait: float = 0.0, *, keep: bool = False) -> Iterator[bool]:
         """The right to import `name`; StorageError if another has it for more than `wait` seconds.
 
-        The block is told whether the file system has locks at all.
+        The block is told whether the file system has locks at all. The lock file goes with the
+        lock, unless it is to be kept.
         """
         busy = f"another import of {name} into {self.root} is under way"
         cause = f"{', '.join(path.name for path in self._work(name)) or 'it has just begun'}"
         with exclusive(self._lock(name), busy, wait=wait, mode=_LOCK_MODE, cause=cause) as held:
-            yield held
+            try:
+                yield held
+            finally:
+                if held and not keep:
+                    self._lock(name).unlink(missing_ok=True)
 
     def has_lock(self, name: str) -> bool:
         """Whether there is a lock file for `name`, held or not."""

@@ -132,7 +132,7 @@ def _abandoned(store: ImageStore, path: Path) -> bool:
         return _age(path) > _DAY  # to ask for the lock would make one
     with ExitStack() as stack:
         try:
-            certain = stack.enter_context(store.locked(name))
+            certain = stack.enter_context(store.locked(name, keep=True))
         except StorageError:
             return False
         return certain or _age(path) > _DAY

@@ -19,7 +19,7 @@ from evalhpc.containers.image_files import SUFFIXES, image_format
 from evalhpc.containers.importers import Importer, failure, importer_for, scratch_folders
 from evalhpc.containers.references import Reference, parse_reference
 from evalhpc.errors import ConfigError, StorageError
-from evalhpc.models.image import ImageRecord, ImportWish
+from evalhpc.models.image import ImageFormat, ImageRecord, ImportWish
 from evalhpc.storage.atomic import file_hash, storage_errors, write_all
 from evalhpc.storage.images import ImageStore, check_space, file_name, readable
 
@@ -72,7 +72,7 @@ def _made(store: ImageStore, source: _Source) -> ImageRecord:
         temporary = work / "image"
         log.info("importing %s into %s", source.reference, store.root)
         tool, sha256 = source.make(temporary)
-        kind = image_format(temporary)
+        kind = _fitting(source.wish, temporary)
         with storage_errors(temporary):
             size = temporary.stat().st_size
         record = ImageRecord(
@@ -140,7 +140,7 @@ class _Source:
         """Raises for a source that cannot be imported, and for too little space."""
         if self.image is None:
             path = Path(self.reference)
-            image_format(path)
+            _fitting(self.wish, path)
             _space(folder, self.size + _SLACK, f"a copy of {path}", "container.image_dir")
             return
         importer = importer_for(self.wish.runtime)
@@ -158,6 +158,19 @@ class _Source:
         _run(importer, self.image, target, self.environ)
         with storage_errors(target):
             return importer.program, file_hash(target)
+
+
+def _fitting(wish: ImportWish, path: Path) -> ImageFormat:
+    """What kind of image it is; raises ConfigError for one that the site's runtime cannot run."""
+    kind = image_format(path)
+    if kind == "sif" and wish.runtime not in ("none", "apptainer"):
+        raise ConfigError(
+            f"{path} is a SIF file, and {wish.runtime} runs squashfs files",
+            cause="it was made by Apptainer or Singularity",
+            hint="apptainer sif list FILE and apptainer sif dump ID FILE > image.sqsh take its "
+            "squashfs out",
+        )
+    return kind
 
 
 def _space(folder: Path, need: int, purpose: str, key: str) -> None:
