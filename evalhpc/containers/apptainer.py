@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from evalhpc.containers.start import HOME, Start
 
+#: Singularity, from which Apptainer comes, takes the same words.
+PROGRAMS = ("apptainer", "singularity")
+
 #: From Apptainer's sources and documentation; it was not at hand to be run.
 MESSAGES = (
     (r"FATAL: +[^\n]*mount source (\S+) doesn't exist",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -58,9 +59,17 @@ def enter(
     variables = inner_environment(os.environ, root, inner_home, gpus=gpus)
     if runtime == "apptainer":
         variables["PATH"] = os.environ.get("PATH", "")  # its own; inside it sets the image's
-    command = (*_COMMANDS[runtime](start), *words)
+    command = (*_installed(_COMMANDS[runtime](start)), *words)
     log.info("in the image: %s", " ".join(map(shell_word, command)))
     process.replace(command, variables)
+
+
+def _installed(command: Sequence[str]) -> Sequence[str]:
+    """The same command of Singularity, where there is no Apptainer."""
+    if command[0] not in apptainer.PROGRAMS:
+        return command
+    there = (name for name in apptainer.PROGRAMS if shutil.which(name) is not None)
+    return (next(there, command[0]), *command[1:])
 
 
 def _check_sources(image: Path, mounts: Sequence[Mount]) -> None:
