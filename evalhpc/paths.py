@@ -121,8 +121,12 @@ class RunPaths:
     def endpoint(self, round_: int, shard: int, endpoint: str = "model") -> Path:
         return self.endpoints / f"{round_:04d}-{shard:05d}{_suffix(endpoint)}.json"
 
-    def server_log(self, round_: int, shard: int, endpoint: str = "model") -> Path:
-        return self.logs / f"server{_suffix(endpoint)}-{round_}-{shard}.log"
+    def deployment(self, job: int) -> Path:
+        return self.endpoints / f"deployment-{job}.json"
+
+    def server_log(self, round_: int, shard: int, endpoint: str = "model", copy: int = 0) -> Path:
+        copies = f".{copy}" if copy else ""
+        return self.logs / f"server{_suffix(endpoint)}-{round_}-{shard}{copies}.log"
 
     def pass_progress(self, number: int, benchmark: str) -> Path:
         return self.pass_dir(number, benchmark) / "progress.json"

@@ -46,6 +46,16 @@ def shard(run_dir: Path, round_: int, shard: int) -> None:
     sys.exit(answering(run_dir, round_, shard))
 
 
+@node.command(epilog="\b\nExample:\n  evalhpc node deploy --run-dir RUN --job 0")
+@_RUN_DIR
+@click.option("--job", required=True, type=click.IntRange(min=0))
+def deploy(run_dir: Path, job: int) -> None:
+    """Hold the model servers of a run for all its shards."""
+    from evalhpc.workflow.nodes import deploying  # start-up time
+
+    sys.exit(deploying(run_dir, job))
+
+
 @node.command(epilog="\b\nExample:\n  evalhpc node collect --run-dir RUN --round 1")
 @_RUN_DIR
 @_ROUND

@@ -13,7 +13,7 @@ from evalhpc.slurm.jobs import Dependency, TestOnly
 
 @dataclass(frozen=True)
 class Step:
-    """One sbatch; `after_ok` and `after_any` are kinds of earlier steps."""
+    """One sbatch; `after_ok`, `after_any` and `after_begin` are kinds of earlier steps."""
 
     kind: str
     script: Path
@@ -21,6 +21,7 @@ class Step:
     array: str | None = None
     after_ok: tuple[str, ...] = ()
     after_any: tuple[str, ...] = ()
+    after_begin: tuple[str, ...] = ()
     comment: str | None = None
     extra: tuple[str, ...] = ()
 
@@ -58,11 +59,12 @@ def _submit(slurm: Slurm, step: Step, ids: dict[str, int]) -> int:
     dependency = Dependency(
         after_ok=tuple(ids[kind] for kind in step.after_ok),
         after_any=tuple(ids[kind] for kind in step.after_any),
+        after_begin=tuple(ids[kind] for kind in step.after_begin),
     )
     return slurm.submit(
         step.script,
         *step.args,
-        dependency=dependency if step.after_ok or step.after_any else None,
+        dependency=dependency if str(dependency) else None,
         array=step.array,
         comment=step.comment,
         extra=step.extra,
@@ -99,7 +101,7 @@ def _failed(step: Step, error: Exception, outcome: str) -> EvalhpcError:
 def _check(steps: Sequence[Step]) -> None:
     earlier: set[str] = set()
     for step in steps:
-        unknown = {*step.after_ok, *step.after_any} - earlier
+        unknown = {*step.after_ok, *step.after_any, *step.after_begin} - earlier
         if unknown or step.kind in earlier:
             raise ValueError(f"step {step.kind!r} repeats, or waits for a later one: {unknown}")
         earlier.add(step.kind)

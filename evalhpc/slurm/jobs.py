@@ -103,13 +103,18 @@ class TestOnly:
 
 @dataclass(frozen=True)
 class Dependency:
-    """Jobs to wait for: those that must succeed, and those that must only end."""
+    """Jobs to wait for: those that must succeed, only end, or only have begun."""
 
     after_ok: tuple[int, ...] = ()
     after_any: tuple[int, ...] = ()
+    after_begin: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        kinds = (("afterok", self.after_ok), ("afterany", self.after_any))
+        kinds = (
+            ("afterok", self.after_ok),
+            ("afterany", self.after_any),
+            ("after", self.after_begin),
+        )
         return ",".join(f"{kind}:{':'.join(map(str, ids))}" for kind, ids in kinds if ids)
 
 

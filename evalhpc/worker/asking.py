@@ -20,7 +20,7 @@ from tenacity import (
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import EndpointError
-from evalhpc.http.client import HttpClient
+from evalhpc.http.balanced import Client
 from evalhpc.http.errors import TransportError
 from evalhpc.http.messages import HttpResponse
 from evalhpc.worker.dialect import Dialect, NoAnswer, OpenAI
@@ -78,7 +78,7 @@ class Asker:
 
     def __init__(
         self,
-        client: HttpClient,
+        client: Client,
         concurrency: int,
         policy: RetryPolicy,
         *,

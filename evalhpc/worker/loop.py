@@ -10,7 +10,7 @@ from typing import Protocol
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
-from evalhpc.http.client import HttpClient
+from evalhpc.http.balanced import Client
 from evalhpc.worker.asking import Asker, Fault, RetryPolicy, Unanswered
 from evalhpc.worker.dialect import Dialect
 
@@ -59,7 +59,7 @@ class Worker:
 
     def __init__(
         self,
-        client: HttpClient,
+        client: Client,
         units: Units,
         record: Callable[[bytes, Answer], None],
         counts: WorkCounts,

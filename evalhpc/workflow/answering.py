@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from evalhpc.http.client import HttpClient
+from evalhpc.http.balanced import Client
 from evalhpc.worker.asking import RetryPolicy
 from evalhpc.worker.dialects import DIALECTS
 from evalhpc.worker.loop import Worker
@@ -18,7 +18,7 @@ from evalhpc.workflow.signals import Interrupted, until_signalled
 LAST_WORDS = 15.0
 
 
-async def answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
+async def answer(desk: Desk, clients: Mapping[str, Client]) -> None:
     """A worker for each endpoint, side by side, until no unit is left for any of them."""
     workers = [_worker(desk, name, client) for name, client in clients.items()]
     stopped = asyncio.Event()
@@ -36,7 +36,7 @@ async def answer(desk: Desk, clients: Mapping[str, HttpClient]) -> None:
         raise Interrupted("asked to end")
 
 
-def _worker(desk: Desk, endpoint: str, client: HttpClient) -> Worker:
+def _worker(desk: Desk, endpoint: str, client: Client) -> Worker:
     served, settings = desk.run.spec.served()[endpoint], desk.run.spec.run
     return Worker(
         client,

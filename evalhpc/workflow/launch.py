@@ -19,6 +19,7 @@ from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
 from evalhpc.workflow.local import start_driver
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shared import make_token
 
 Tested = Callable[[str, TestOnly], None]
 
@@ -84,6 +85,7 @@ def launch_collect(run: Run, round_: int) -> list[Job]:
 def _round_steps(
     run: Run, round_: int, *, after: tuple[str, ...] = (), tasks: int | None = None
 ) -> list[Step]:
+    deploy = _deployments(run, after)
     shards = Step(
         "shard",
         run.paths.script("shard"),
@@ -91,9 +93,26 @@ def _round_steps(
         # Without a number of its own the array is the one in the script's header.
         array=None if tasks is None else _array(run, tasks),
         after_ok=after,
+        after_begin=tuple(step.kind for step in deploy),
         comment=_comment(run),
     )
-    return [shards, _collector(run, round_, ("shard",))]
+    return [*deploy, shards, _collector(run, round_, ("shard",))]
+
+
+def _deployments(run: Run, after: tuple[str, ...]) -> list[Step]:
+    """The jobs that hold the model for all shards, unless they are in the queue already."""
+    if not run.spec.shares_deployment or _still_there(run, "deploy"):
+        return []
+    script = run.paths.script("deploy")
+    return [Step("deploy", script, after_ok=after, comment=_comment(run))]
+
+
+def _still_there(run: Run, kind: str) -> bool:
+    ids = [job.id for job in recorded_jobs(run.paths) if job.kind == kind]
+    if not ids:
+        return False
+    known = slurm_here().jobs(ids)
+    return any(not task.terminal for tasks in known.values() for task in tasks)
 
 
 def _collector(run: Run, round_: int, after: tuple[str, ...]) -> Step:
@@ -130,5 +149,7 @@ def _submit(
             "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
         )
     refuse_above_budget(run, asked(run, steps))
+    if run.spec.shares_deployment:
+        make_token(run)
     submit_chain(slurm_here(), steps, record, tested)
     return recorded_jobs(run.paths)[-len(steps) :]

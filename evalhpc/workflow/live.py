@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager
 from evalhpc.core.acceptance import Outcome, verdict
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import RoundPlan
-from evalhpc.http.client import HttpClient
+from evalhpc.http.balanced import Client
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
 from evalhpc.worker.dialects import DIALECTS
+from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.pulse import Pulse
-from evalhpc.workflow.replica import Endpoint, endpoint_clients
+from evalhpc.workflow.replica import Endpoint
 from evalhpc.workflow.rounds import unanswered_units
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.stored import stored_answers
@@ -31,7 +32,7 @@ class Live:
     def __init__(
         self,
         run: Run,
-        clients: Mapping[str, HttpClient],
+        clients: Mapping[str, Client],
         record: Callable[[bytes, Answer], object],
     ) -> None:
         settings, served = run.spec.run, run.spec.served()

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.jobs import launched, process_start, record_job
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shared import make_token
 from evalhpc.workflow.signals import INTERRUPTED, Interrupted
 
 log = logging.getLogger(__name__)
@@ -159,15 +161,37 @@ def _rounds(run: Run, cluster: LocalCluster) -> int:
     """Array and collector, until the collector plans no further round."""
     while True:
         round_ = _last_round(run)
-        codes = cluster.run(
-            [_call(run, "shard", round_, shard) for shard in range(_tasks(run, round_))]
-        )
+        with _deployed(run):
+            codes = cluster.run(
+                [_call(run, "shard", round_, shard) for shard in range(_tasks(run, round_))]
+            )
         for shard, code in enumerate(codes):
             if code:
                 log.warning("shard %d of round %d ended with code %d", shard, round_, code)
         code, more = _collect(run, cluster)
         if not more:
             return code
+
+
+@contextmanager
+def _deployed(run: Run) -> Iterator[None]:
+    """The deployment jobs of a round beside its shards, where they share some."""
+    jobs = range(run.spec.site.deploy.jobs if run.spec.shares_deployment else 0)
+    if jobs:
+        make_token(run)
+    started = [
+        process.start(
+            ["bash", str(run.paths.script("deploy"))],
+            log=run.paths.log(f"deploy-{job}.log"),
+            env={**process.scrubbed(os.environ), "EVALHPC_JOB": str(job)},
+        )
+        for job in jobs
+    ]
+    try:
+        yield
+    finally:
+        for child in started:
+            process.stop(child, grace=GRACE)
 
 
 def _collect_on(run: Run, cluster: LocalCluster) -> int:

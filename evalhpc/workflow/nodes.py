@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
 from evalhpc.workflow.collect import collect, note_failure, plan_first
+from evalhpc.workflow.deployment import run_deployment
 from evalhpc.workflow.launch import launch_round
 from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.run import Run, open_run
@@ -38,6 +39,17 @@ def answering(root: Path, round_: int, shard: int) -> int:
     except Interrupted:
         return INTERRUPTED
     print(f"answered {counts.answered} requests in {counts.units} units")
+    return 0
+
+
+def deploying(root: Path, job: int) -> int:
+    """A deployment job."""
+    try:
+        run_deployment(open_run(root), job)
+    except EvalhpcError as error:
+        return _failed(error)
+    except Interrupted:
+        return INTERRUPTED
     return 0
 
 

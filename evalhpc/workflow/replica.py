@@ -1,47 +1,67 @@
-"""The models beside a worker: started from their scripts, proved by real completions."""
+"""The models that a job's worker asks: started beside it, shared by all shards, or up elsewhere."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from evalhpc import process
 from evalhpc.deploy.access import TOKEN_VARIABLE
-from evalhpc.deploy.readiness import server_ended, wait_ready
+from evalhpc.deploy.readiness import wait_ready
 from evalhpc.errors import EndpointError
-from evalhpc.http.client import HttpClient
 from evalhpc.models.checkpoint import Model
+from evalhpc.models.runspec import Served
 from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.run import Run
-
-if TYPE_CHECKING:
-    import subprocess  # for an annotation: only `process` runs commands
-
-log = logging.getLogger(__name__)
-_HOST = "127.0.0.1"
+from evalhpc.workflow.server import HOST, Server, gpu_lists
+from evalhpc.workflow.shared import SharedReplica
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a worker asks, with the bearer token it sends (None: none)."""
+    """Where a worker asks, one URL for each copy, with the bearer token it sends (None: none)."""
 
-    url: str  # ends in /v1
+    urls: tuple[str, ...]  # each ends in /v1
     token: str | None
 
 
-class Replicas:
-    """The models of one shard, by endpoint: started at most once, ended with the block."""
+class Replica(Protocol):
+    """What answers at one endpoint, as one job sees it."""
 
-    def __init__(self, run: Run, round_: int, shard: int) -> None:
-        self._replicas = {name: Replica(run, round_, shard, name) for name in run.spec.served()}
+    def start(self) -> None:
+        """Start it in the background, if it is this job's to start."""
+
+    def ready(self) -> tuple[tuple[str, ...], str | None]:
+        """(its URLs, the token), proved by a real request; raises EndpointError."""
+
+    def death(self) -> EndpointError | None:
+        """Why it ended, if it was started here and has."""
+
+    def stop(self) -> None:
+        """End what was started here."""
+
+
+class Replicas:
+    """The models of one job, by endpoint: started at most once, ended with the block.
+
+    `serve`: start servers here even where shards share deployment jobs: this job is one of them.
+    """
+
+    def __init__(self, run: Run, round_: int, shard: int, *, serve: bool = False) -> None:
+        self._ready: dict[str, Endpoint] = {}
+        gpus = gpu_lists(run.spec, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._replicas: dict[str, Replica] = {}
+        for name, served in run.spec.served().items():
+            if served.model.url is not None:
+                self._replicas[name] = OutsideReplica(run, served)
+            elif run.spec.shares_deployment and not serve:
+                self._replicas[name] = SharedReplica(run, shard, name)
+            else:
+                self._replicas[name] = OwnReplica(run, round_, shard, name, gpus[name])
 
     def __enter__(self) -> Replicas:
         return self
@@ -60,7 +80,10 @@ class Replicas:
         wanted = list(self._replicas if endpoints is None else endpoints)
         for name in wanted:
             self._replicas[name].start()  # so that they load at the same time
-        return {name: self._replicas[name].ready() for name in wanted}
+        for name in wanted:
+            if name not in self._ready:
+                self._ready[name] = Endpoint(*self._replicas[name].ready())
+        return {name: self._ready[name] for name in wanted}
 
     def death(self) -> EndpointError | None:
         """Why the first server ended that has; None while all that were started run."""
@@ -68,105 +91,77 @@ class Replicas:
         return next((error for error in deaths if error is not None), None)
 
 
-class Replica:
-    """The model of one endpoint in one shard: started at most once, proved before use."""
+class OwnReplica:
+    """The copies of one endpoint's model that this job starts, each proved before use."""
 
-    def __init__(self, run: Run, round_: int, shard: int, name: str) -> None:
+    def __init__(self, run: Run, round_: int, shard: int, name: str, gpus: list[str]) -> None:
         self._run = run
-        self._name = name
-        self._served = run.spec.served()[name]
-        self._script = run.paths.server_script(name)
         self._record = run.paths.endpoint(round_, shard, name)
-        self._log = run.paths.server_log(round_, shard, name)
-        self._child: subprocess.Popen[bytes] | None = None
-        self._port = 0
         self._token = secrets.token_hex(24)
-        self._ready: Endpoint | None = None
-
-    def stop(self) -> None:
-        """End the server, if it was started."""
-        if self._child is not None:
-            process.stop(self._child)
+        self._gpus = gpus
+        served, script = run.spec.served()[name], run.paths.server_script(name)
+        self._servers = [
+            Server(served, script, run.paths.server_log(round_, shard, name, copy), self._token)
+            for copy in range(served.deployment.processes)
+        ]
 
     def start(self) -> None:
-        """Start the server in the background; an endpoint that is already up needs nothing."""
-        if self._child is not None or self._served.model.url is not None:
-            return
-        self._port = _free_port()
-        env = {
-            **os.environ,
-            "EVALHPC_HOST": _HOST,
-            "EVALHPC_PORT": str(self._port),
-            "EVALHPC_SERVER_TOKEN": self._token,
-        }
-        log.info("starting the server of %s, its log is %s", self._name, self._log)
-        self._child = process.start(["bash", str(self._script)], log=self._log, env=env)
+        """Start every copy in the background, each with GPUs of its own."""
+        for copy, server in enumerate(self._servers):
+            server.start({"EVALHPC_GPUS": self._gpus[copy]} if self._gpus else {})
 
-    def ready(self) -> Endpoint:
-        """The endpoint, proved by a real request the first time; raises EndpointError."""
-        if self._ready is None:
-            self._ready = self._proved()
-        return self._ready
+    def ready(self) -> tuple[tuple[str, ...], str]:
+        """(their URLs, the token), each proved; raises EndpointError."""
+        self.start()
+        for server in self._servers:
+            server.prove(self._run.spec.run.ready_timeout)
+        # For people; the token stays in this process.
+        ports = [server.port for server in self._servers]
+        where = {"node": socket.gethostname(), "host": HOST, "ports": ports, "pid": os.getpid()}
+        write_text(self._record, json.dumps(where))
+        return tuple(server.url for server in self._servers), self._token
 
     def death(self) -> EndpointError | None:
-        """Why the server ended, if it was started here and has."""
-        code = None if self._child is None else self._child.poll()
-        if code is None:
-            return None
-        url = f"http://{_HOST}:{self._port}/v1"
-        return server_ended(url, code, self._log, self._token, when="while the shard was at work")
+        """Why the first copy ended that has."""
+        deaths = (server.death() for server in self._servers)
+        return next((error for error in deaths if error is not None), None)
 
-    def _proved(self) -> Endpoint:
-        if self._served.model.url is not None:
-            endpoint = Endpoint(self._served.model.url, _outside_key(self._served.model))
-            self._prove(endpoint, None)
-            return endpoint
-        self.start()
-        endpoint = Endpoint(f"http://{_HOST}:{self._port}/v1", self._token)
-        self._prove(endpoint, self._log)
-        self._publish()
-        return endpoint
+    def stop(self) -> None:
+        """End every copy that was started."""
+        for server in self._servers:
+            server.stop()
 
-    def _prove(self, endpoint: Endpoint, log_file: Path | None) -> None:
-        """Readiness is a real request of every kind that the benchmarks will make."""
+
+class OutsideReplica:
+    """A server that somebody else runs."""
+
+    def __init__(self, run: Run, served: Served) -> None:
+        self._run = run
+        self._served = served
+
+    def start(self) -> None:
+        """It is up."""
+
+    def ready(self) -> tuple[tuple[str, ...], str | None]:
+        """(its URL, the key), proved by a real request of every kind; raises EndpointError."""
+        model = self._served.model
+        url, key = str(model.url), _outside_key(model)
         for kind in self._served.kinds:
             wait_ready(
-                endpoint.url,
-                self._served.model.model_id,
+                url,
+                model.model_id,
                 kind=kind,
-                token=endpoint.token,
+                token=key,
                 deadline=self._run.spec.run.ready_timeout,
-                alive=(lambda: None) if self._child is None else self._child.poll,
-                log=log_file,
-                token_variable=self._served.model.api_key_env or TOKEN_VARIABLE,
+                token_variable=model.api_key_env or TOKEN_VARIABLE,
             )
+        return (url,), key
 
-    def _publish(self) -> None:
-        """Where the replica answers, for people; its token stays in this process."""
-        where = {"node": socket.gethostname(), "host": _HOST, "port": self._port}
-        write_text(self._record, json.dumps({**where, "pid": os.getpid()}))
+    def death(self) -> None:
+        """Its process is not ours to watch."""
 
-
-@asynccontextmanager
-async def endpoint_clients(
-    run: Run, endpoints: Mapping[str, Endpoint]
-) -> AsyncIterator[dict[str, HttpClient]]:
-    """A client for each endpoint, with as many connections as requests may be in flight."""
-    served = run.spec.served()
-    clients = {
-        name: HttpClient(
-            endpoint.url,
-            token=endpoint.token,
-            connections=served[name].concurrency + 1,  # one for the canary
-            timeout=run.spec.run.request_timeout,
-        )
-        for name, endpoint in endpoints.items()
-    }
-    try:
-        yield clients
-    finally:
-        for client in clients.values():
-            await client.close()
+    def stop(self) -> None:
+        """It goes on."""
 
 
 def _outside_key(model: Model) -> str | None:
@@ -181,10 +176,3 @@ def _outside_key(model: Model) -> str | None:
             hint=f"export {name} in the site's environment.setup, from a file only you can read",
         )
     return value
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -12,10 +12,11 @@ import uvloop
 from evalhpc.errors import EndpointError, IncompleteError
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answering import answer
+from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.inline import plan_inline
 from evalhpc.workflow.liveness import while_alive
-from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
+from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import interruptible, until_signalled

@@ -12,10 +12,11 @@ from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
 from evalhpc.errors import EvalhpcError
 from evalhpc.worker.loop import WorkCounts
+from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.live import Live
-from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
+from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import until_signalled

@@ -135,7 +135,8 @@ def _state(
 ) -> State:
     if run.paths.certificate.exists():
         return "complete"
-    active = {job.kind for job in jobs if job.active}
+    # A deployment job that lingers does nothing by itself.
+    active = {job.kind for job in jobs if job.active and job.kind != "deploy"}
     if run.paths.cancelled.exists() and not active:
         return "cancelled"
     if failure is not None and not active:

@@ -13,9 +13,10 @@ from evalhpc import process
 from evalhpc.errors import HarnessError
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answering import answer
+from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.queue import QueueDesk
-from evalhpc.workflow.replica import Endpoint, Replicas, endpoint_clients
+from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.run import Run
 
 if TYPE_CHECKING:
