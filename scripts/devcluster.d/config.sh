@@ -117,14 +117,26 @@ write_gpus() { # Slurm wants character devices for GPUs: these are further /dev/
     >"$STATE/etc/slurm/gres.conf"
 }
 
+write_plugins() { # copied, so that whoever may read the state folder may load it
+  : >"$STATE/etc/slurm/plugstack.conf"
+  [ -n "$SPANK" ] || return 0
+  install -D -m 755 "$SPANK" "$STATE/lib/${SPANK##*/}"
+  echo "required $STATE/lib/${SPANK##*/}" >"$STATE/etc/slurm/plugstack.conf"
+}
+
+write_devices() { # /dev/fuse is for everybody where udev makes it
+  [ ! -c /dev/fuse ] || mknod -m 666 "$STATE/dev/fuse" c 10 229
+}
+
 write_config() {
   local password
   mkdir -p "$STATE"/{etc/slurm,nodes,run,log,controller,munge,dev}
   slurm_conf >"$STATE/etc/slurm/slurm.conf"
-  : >"$STATE/etc/slurm/plugstack.conf"
+  write_plugins
   hosts_file >"$STATE/etc/hosts"
   write_users
   write_gpus
+  write_devices
   (umask 077 && head -c 1024 /dev/urandom >"$STATE/munge/key")
   [ "$ACCOUNTING" -eq 1 ] || return 0
   password=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')

@@ -3,11 +3,17 @@
 
 readonly POLICY=/usr/sbin/policy-rc.d # Debian's way to say whether an install may start daemons
 
-missing_packages() { # ACCOUNTING: one name a line
+missing_packages() { # ACCOUNTING [CONTAINERS]: one name a line
   local pair
   local wanted=(slurmctld:slurmctld slurmd:slurmd srun:slurm-client munged:munge ip:iproute2
     nsenter:util-linux setpriv:util-linux)
   [ "$1" -eq 0 ] || wanted+=(slurmdbd:slurmdbd mariadbd:mariadb-server)
+  [ "${2:-0}" -eq 0 ] || {
+    wanted+=(ch-run:charliecloud-runtime bwrap:bubblewrap mksquashfs:squashfs-tools gcc:gcc)
+    # gcc alone finds no header of the C library
+    [ -e /usr/include/stdlib.h ] || echo libc6-dev
+    [ -e /usr/include/slurm/spank.h ] || echo libslurm-dev
+  }
   for pair in "${wanted[@]}"; do
     type -P "${pair%:*}" >/dev/null || echo "${pair#*:}"
   done | sort -u
@@ -46,13 +52,15 @@ without_daemons() { # CMD...: a package installed by it does not start its daemo
 }
 
 command_install() {
-  local accounting=0 missing
-  case $*: in
-    :) ;;
-    --accounting:) accounting=1 ;;
-    *) usage_error 'install takes only --accounting' ;;
-  esac
-  mapfile -t missing < <(missing_packages "$accounting")
+  local accounting=0 containers=0 argument missing
+  for argument in "$@"; do
+    case $argument in
+      --accounting) accounting=1 ;;
+      --containers) containers=1 ;;
+      *) usage_error 'install takes only --accounting and --containers' ;;
+    esac
+  done
+  mapfile -t missing < <(missing_packages "$accounting" "$containers")
   if [ "${#missing[@]}" -eq 0 ]; then
     say 'all packages are installed'
   else
@@ -61,7 +69,7 @@ command_install() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq || say 'apt-get update failed, trying with the lists there are'
     without_daemons apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || true
-    mapfile -t missing < <(missing_packages "$accounting")
+    mapfile -t missing < <(missing_packages "$accounting" "$containers")
     [ "${#missing[@]}" -eq 0 ] || die "apt-get did not install: ${missing[*]}" "$EX_MISSING"
   fi
   mkdir -p /etc/slurm

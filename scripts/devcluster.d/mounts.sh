@@ -85,5 +85,6 @@ mount_node() { # of $NAME
     show "${fds[index++]}" "${pair%%:*}" "${pair#*:}"
   done
   for fd in "${fds[@]}"; do exec {fd}<&-; done
+  [ ! -e "$STATE/dev/fuse" ] || mount --bind "$STATE/dev/fuse" /dev/fuse
   for file in slurm hosts passwd group; do mount --bind "$STATE/etc/$file" "/etc/$file"; done
 }
