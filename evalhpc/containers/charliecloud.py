@@ -7,7 +7,7 @@ from evalhpc.containers.start import Start
 MESSAGES = (
     (r"ch-run\[\d+\]: error: can't bind: source not found: (\S+)[^\n]*",
      "a mounted folder is not on the compute node", "compare container.mounts with the node"),
-    (r"ch-run\[\d+\]: error: can't bind: destination not found: (\S+)[^\n]*",
+    (r"ch-run\[\d+\]: error: can't (?:bind: destination not found|mkdir): (\S+)[^\n]*",
      "the image has no such mount point, and none can be made in a squashfs file",
      "make the folder in the image, or set container.unpack: true"),
     (r"fuse: failed to open /dev/fuse[^\n]*|ch-run\[\d+\]: error: too many FUSE errors[^\n]*",
