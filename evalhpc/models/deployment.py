@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from evalhpc.models.base import Frozen
 
-Dialect = Literal["openai", "export-deploy"]
+Dialect = Literal["openai", "export-deploy", "export-deploy-hf"]
 Size = Annotated[int, Field(ge=1)]
 
 #: Where the NeMo container has Export-Deploy's scripts.
@@ -202,6 +202,7 @@ class HfRay(ExportDeploy):
     """A Hugging Face checkpoint in transformers (or vLLM), on Ray Serve."""
 
     kind: Literal["hf-ray"] = "hf-ray"
+    dialect: Dialect = "export-deploy-hf"  # transformers: never samples, errors as texts
     script: str = f"{EXPORT_DEPLOY}/deploy_ray_hf.py"
     vllm_backend: bool = False
     trust_remote_code: bool = False
