@@ -1,0 +1,46 @@
+"""What status says of shards that failed is what they left behind, or that they left nothing."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from evalhpc.errors import EndpointError
+from evalhpc.storage.leases import LeaseBook
+from evalhpc.workflow.desk import Desk
+from evalhpc.workflow.shard_failures import shard_failures, silent_shards
+from tests.unit.workflow.test_desk import planned
+
+
+def test_a_shard_that_fails_leaves_its_cause_and_its_units(tmp_path: Path) -> None:
+    """Node, cause and the end of the log are kept, and another shard has its units at once."""
+    run = planned(tmp_path, ["model"] * 3)
+    failing = pytest.raises(EndpointError)
+    with failing, Desk(run, 1, 4) as desk:
+        while desk._book.next_unit([0, 1, 2]) is not None:
+            pass
+        raise EndpointError("the server ended\n  | CUDA error", cause="a cause", hint="less log")
+    (failed,) = shard_failures(run)
+    assert (failed.round, failed.shard, failed.attempt) == (1, 4, 0)
+    assert failed.what == "the server ended\n  | CUDA error"
+    assert (failed.cause, failed.hint) == ("a cause", "less log")
+    assert failed.node == os.uname().nodename
+    assert abs(failed.at - time.time()) < 60
+    assert Desk(run, 1, 5).work_left()
+
+
+def test_a_shard_that_went_silent_is_named(tmp_path: Path) -> None:
+    """Its last heartbeat is old and does not say that it ended."""
+    run = planned(tmp_path, ["model"])
+    leases = run.paths.round_leases(1)
+    for name, state in (("00001", "working"), ("00002", "ended"), ("00003", "working")):
+        LeaseBook(leases, name, 60).beat({"state": state, "node": f"n{name[-1]}"})
+    LeaseBook(leases, "00004", 60)  # found nothing to do
+    assert silent_shards(run, 1) == ()
+    old = time.time() - 3600
+    for name in ("00001", "00002", "00004"):
+        os.utime(leases / "workers" / f"{name}.json", (old, old))
+    (failed,) = silent_shards(run, 1)
+    assert (failed.shard, failed.node) == (1, "n1")
+    assert "no sign of life" in failed.what
