@@ -61,6 +61,12 @@ _IMAGES: dict[str, Any] = {"harnesses": {"lm-eval": {"image": "/images/lm-eval.s
 _VLLM_IMAGE: dict[str, Any] = merged(_VLLM, {"deployment": {"image": "/images/vllm.sqsh"}})
 #: What a site of GPU nodes is rendered with: a run without a server, and one with its GPUs.
 _GPU_NODES = {"endpoint": _IMAGES, "vllm": merged(_VLLM_IMAGE, _IMAGES)}
+_SIF: dict[str, Any] = {"harnesses": {"lm-eval": {"image": "/images/lm-eval.sif"}}}
+_APPTAINER = {
+    "endpoint": _SIF,
+    "vllm": merged(merged(_VLLM, _SIF), {
+        "deployment": {"tensor_parallel": 4, "image": "/images/vllm.sif"}}),
+}  # fmt: skip
 
 _OTHERS = ("nemo-evaluator", "inspect-ai", "lucebench", "command")
 _EVERY_HARNESS: dict[str, Any] = {
@@ -111,6 +117,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "google-a3-mega": _GPU_NODES,
     "soperator": _GPU_NODES,
     "sunk": _GPU_NODES,
+    "leonardo": _APPTAINER,
+    "delta": _APPTAINER,
 }  # fmt: skip
 
 

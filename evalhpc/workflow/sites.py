@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from evalhpc.config import checks as settings
 from evalhpc.config.expand import expand_site
 from evalhpc.config.sites import load_site
 from evalhpc.config.yaml_files import dump_yaml
+from evalhpc.containers.apptainer import PROGRAMS
 from evalhpc.containers.preflight import check_site as check_container
+from evalhpc.containers.runtime import takes_suffixes
 from evalhpc.errors import EvalhpcError
 from evalhpc.models.site import Site
 from evalhpc.slurm.gate import Slurm
+from evalhpc.workflow.image_sites import stored_images
 from evalhpc.workflow.site_checks import Check, compare, failed
+
+#: What starts images on the nodes: one of these.
+_PROGRAMS = {"apptainer": PROGRAMS, "charliecloud": ("ch-run",), "bwrap": ("bwrap",)}
 
 
 def site_document(name: str, env: Mapping[str, str]) -> dict[str, Any]:
@@ -34,13 +41,25 @@ def check_site(name: str, env: Mapping[str, str]) -> list[Check]:
     layer = load_site(name, env)
     checks = [Check(name="site file", ok=True, found=str(layer.path))]
     try:
-        site = expand_site(layer.site, env)
-        checks += [*_settings(site, env), _run_root(site), *_files(site), *_containers(site)]
+        site = _with_stored_images(layer.site, expand_site(layer.site, env), env)
+        checks += [*_settings(site, env), _run_root(site), *_files(site), *_containers(site, env)]
     except EvalhpcError as error:
         checks.append(failed("paths", error))
     if layer.site.scheduler == "slurm":
         checks += _slurm_checks(layer.site, Slurm(env=env))
     return checks
+
+
+def _with_stored_images(written: Site, site: Site, env: Mapping[str, str]) -> Site:
+    """The expanded `site`, with the files of the store that its names of images mean."""
+    stored = stored_images(written.container, (), env)
+    images = {
+        key: stored.get(text, site.container.images[key])
+        for key, text in written.container.images.items()
+    }
+    return site.model_copy(
+        update={"container": site.container.model_copy(update={"images": images})}
+    )
 
 
 def _settings(site: Site, env: Mapping[str, str]) -> list[Check]:
@@ -72,15 +91,18 @@ def _files(site: Site) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def _containers(site: Site) -> Iterator[Check]:
-    """Images and mounts; those of a suite's own are checked at submission."""
-    if site.container.runtime == "none":
+def _containers(site: Site, env: Mapping[str, str]) -> Iterator[Check]:
+    """Program, images and mounts; those of a suite's own are checked at submission."""
+    runtime, images = site.container.runtime, site.container.images
+    if runtime == "none":
         return
-    images = site.container.images
+    if runtime in _PROGRAMS:
+        yield _program(runtime, _PROGRAMS[runtime], env)
     if not images:
+        suffix = takes_suffixes(runtime)[0]
         yield Check(
             name="images", ok=False, found="none named, and harness and server need one each",
-            hint="--set container.images.lm-eval=/path/lm-eval.sqsh, or in the site file",
+            hint=f"--set container.images.lm-eval=/path/lm-eval{suffix}, or in the site file",
         )  # fmt: skip
     for name, image in images.items():
         yield _image(site, name, image)
@@ -88,6 +110,15 @@ def _containers(site: Site) -> Iterator[Check]:
         check_container(site.container, ())
     except EvalhpcError as error:
         yield failed("mounts", error)
+
+
+def _program(runtime: str, programs: tuple[str, ...], env: Mapping[str, str]) -> Check:
+    """Whether this machine, which at most sites is like the nodes, has one of the programs."""
+    found = [path for name in programs if (path := shutil.which(name, path=env.get("PATH", "")))]
+    return Check(
+        name=runtime, ok=bool(found), found=found[0] if found else f"no {' or '.join(programs)}",
+        hint="" if found else "module avail; then environment.setup: [module load NAME]",
+    )  # fmt: skip
 
 
 def _image(site: Site, name: str, image: str) -> Check:

@@ -15,8 +15,8 @@ from evalhpc.models.site import Site
 from evalhpc.resources import resource_dir
 
 SHIPPED = (
-    "aws-parallelcluster", "devcluster", "eos", "google-a3-mega", "hyperpod", "local", "soperator",
-    "sunk", "superpod",
+    "aws-parallelcluster", "delta", "devcluster", "eos", "google-a3-mega", "hyperpod", "leonardo",
+    "local", "soperator", "sunk", "superpod",
 )  # fmt: skip
 #: Those of GPU nodes that nobody of us can reach: their facts are others'.
 CLUSTERS = tuple(name for name in SHIPPED if name not in ("devcluster", "local"))

@@ -143,3 +143,15 @@ def test_images_are_looked_up_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "a.sqsh").write_bytes(squashfs + (96).to_bytes(8, "little") + bytes(48))
     assert found(tmp_path, text)["image lm-eval"].ok
     assert not found(tmp_path, "container: {runtime: pyxis}\n")["images"].ok
+
+
+def test_the_program_of_a_runtime_is_looked_for(tmp_path: Path) -> None:
+    """Singularity counts as Apptainer; Pyxis is no program, and is asked of srun."""
+    text = "container: {runtime: apptainer}\n"
+    check = found(tmp_path, text)["apptainer"]
+    assert (check.ok, check.found) == (False, "no apptainer or singularity")
+    program = tmp_path / "singularity"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert found(tmp_path, text, PATH=str(tmp_path))["apptainer"].found == str(program)
+    assert "pyxis" not in found(tmp_path, "container: {runtime: pyxis}\n")
