@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from evalhpc.containers.references import is_reference
 from evalhpc.containers.runtime import takes_folders, takes_suffixes
 from evalhpc.errors import ConfigError
 from evalhpc.models.site import Container, Site
@@ -38,16 +39,30 @@ def check_image_name(image: str, key: str, site: Site) -> None:
     folder = takes_folders(runtime) and "." not in last
     if image.startswith("/") and (image.endswith(suffixes) or folder):
         return
-    registry = "#" in image or ":" in image
+    _refuse_unknown(image, key, site)
     raise ConfigError(
         f"{key}: {image!r} is not the absolute path of a {' or '.join(suffixes)} file"
         + (" or of an unpacked image" if takes_folders(runtime) else ""),
-        cause="an image in a registry would be imported by every node at once"
-        if registry
-        else "Pyxis takes any other name for one in a registry and imports it on every node"
+        cause="Pyxis takes any other name for one in a registry and imports it on every node"
         if runtime == "pyxis"
         else f"{runtime} cannot start anything else, and jobs run in other folders",
         hint="import it once (evalhpc images import) and name the file in full",
+    )
+
+
+def _refuse_unknown(image: str, key: str, site: Site) -> None:
+    """Raises ConfigError for a name or a reference that no imported image has."""
+    folder = site.container.image_dir
+    below = image if folder is None else image.removeprefix(f"{folder.rstrip('/')}/")
+    name = "/" not in below and "." not in below
+    if not name and not is_reference(image):
+        return
+    given = image if is_reference(image) else f"--name {below} REFERENCE"
+    raise ConfigError(
+        f"{key}: {below!r} is not imported at site {site.name!r}",
+        cause=f"no image in {folder or 'container.image_dir (not set)'} has this name or "
+        "reference, and one in a registry would be imported by every node at once",
+        hint=f"evalhpc images import --site {site.name} {given}",
     )
 
 

@@ -61,14 +61,25 @@ APPTAINER = Importer(
 )
 
 
-def importer_for(runtime: str) -> Importer:
-    """The tool that makes images which `runtime` can run; raises ConfigError for `none`."""
+SINGULARITY = Importer(
+    "singularity",
+    "sif",
+    _apptainer,
+    (("SINGULARITY_TMPDIR", "${TMPDIR}"), ("SINGULARITY_CACHEDIR", "${HOME}/.singularity/cache")),
+)
+
+
+def importers_for(runtime: str) -> tuple[Importer, ...]:
+    """The tools that make images which `runtime` can run, the first one preferred.
+
+    Raises ConfigError for `none`.
+    """
     if runtime == "none":
         raise ConfigError(
             "the site runs nothing in images: container.runtime is none",
             hint="set container.runtime in the site file (docs/images.md)",
         )
-    return APPTAINER if runtime == "apptainer" else ENROOT
+    return (APPTAINER, SINGULARITY) if runtime == "apptainer" else (ENROOT,)
 
 
 def scratch_folders(
@@ -95,7 +106,7 @@ def scratch_folders(
 
 #: What the tools print → (kind of error, likely cause, next step, whether it may pass by itself).
 _MESSAGES: tuple[tuple[str, type[EvalhpcError], str, str, bool], ...] = (
-    (r"No space left on device|Disk quota exceeded|failed to write file", StorageError,
+    (r"No space left on device|Disk quota exceeded|[Ff]ailed to write", StorageError,
      "the image's folder, the tool's temporary folder or its cache is full",
      "df -h; quota -s; docs/images.md says which variables move those folders", False),
     (r"error code: 40[13]|UNAUTHORIZED|unauthorized|[Dd]enied|authentication required",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evalhpc import process
 from evalhpc.containers.image_files import SUFFIXES, image_format
-from evalhpc.containers.importers import Importer, failure, importer_for, scratch_folders
+from evalhpc.containers.importers import Importer, failure, importers_for, scratch_folders
 from evalhpc.containers.references import Reference, parse_reference
 from evalhpc.errors import ConfigError, StorageError
 from evalhpc.models.image import ImageFormat, ImageRecord, ImportWish
@@ -143,8 +143,7 @@ class _Source:
             _fitting(self.wish, path)
             _space(folder, self.size + _SLACK, f"a copy of {path}", "container.image_dir")
             return
-        importer = importer_for(self.wish.runtime)
-        _require(importer, self.environ)
+        importer = _installed(self.wish.runtime, self.environ)
         places = {"container.image_dir": str(folder)}
         places |= scratch_folders(importer, self.environ, _configuration(self.environ))
         for key, place in places.items():
@@ -154,7 +153,7 @@ class _Source:
         """Write the image to the new file `target`; (tool, SHA-256)."""
         if self.image is None:
             return "copy", _copied(Path(self.reference), target)
-        importer = importer_for(self.wish.runtime)
+        importer = _installed(self.wish.runtime, self.environ)
         _run(importer, self.image, target, self.environ)
         with storage_errors(target):
             return importer.program, file_hash(target)
@@ -181,14 +180,17 @@ def _space(folder: Path, need: int, purpose: str, key: str) -> None:
     check_space(folder.absolute(), need, purpose, hint)
 
 
-def _require(importer: Importer, environ: Mapping[str, str]) -> None:
-    if shutil.which(importer.program, path=environ.get("PATH")) is None:
-        raise ConfigError(
-            f"{importer.program} is not installed on {socket.gethostname()}",
-            cause="it is on compute nodes only, or needs a `module load`",
-            hint="set container.import_job: true, which imports in a job, or bring the image as a "
-            "file: evalhpc images import /path/to/image.sqsh",
-        )
+def _installed(runtime: str, environ: Mapping[str, str]) -> Importer:
+    importers = importers_for(runtime)
+    for importer in importers:
+        if shutil.which(importer.program, path=environ.get("PATH")):
+            return importer
+    raise ConfigError(
+        f"{importers[0].program} is not installed on {socket.gethostname()}",
+        cause="it is on compute nodes only, or needs a `module load`",
+        hint="set container.import_job: true, which imports in a job, or bring the image as a "
+        "file: evalhpc images import /path/to/image.sqsh",
+    )
 
 
 def _configuration(environ: Mapping[str, str]) -> str:
@@ -205,8 +207,8 @@ def _configuration(environ: Mapping[str, str]) -> str:
 
 def _copied(source: Path, target: Path) -> str:
     digest = hashlib.sha256()
-    # Errors of the copy are about the disk it goes to; the source has been read before.
-    with storage_errors(target), source.open("rb") as reader, target.open("xb") as writer:
+    # About the store: the source has been read before, and the target's folder goes on an error.
+    with storage_errors(target.parent), source.open("rb") as reader, target.open("xb") as writer:
         while block := reader.read(_BLOCK):
             digest.update(block)
             write_all(writer.fileno(), block)
