@@ -76,7 +76,7 @@ def _complete(root: Path) -> Iterator[tuple[float, Path]]:
 def read_past(paths: RunPaths, spec: RunSpec) -> Past | None:
     """What a run took; None where its shards left no times (made by an earlier version)."""
     spent = _seconds(paths)
-    if not any(states.get("working") for states in spent.values()):
+    if not any("working" in states for states in spent.values()):
         return None
     passes = _passes(paths)
     first, later = passes.pop(0, 0.0), sum(passes.values())
