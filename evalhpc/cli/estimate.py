@@ -74,4 +74,4 @@ def _expected(found: Estimate) -> str:
 def _number(seconds: int | None) -> str:
     from evalhpc.core.estimate import hours  # start-up time
 
-    return "no bound" if seconds is None else hours(seconds)
+    return "?" if seconds is None else hours(seconds)

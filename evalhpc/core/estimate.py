@@ -137,9 +137,11 @@ def refuse_above(
 def _advice(budget: float, used: int | None, costly: Sequence[JobCost]) -> str:
     """What to lower, with the number of shards that would fit."""
     shard = next((job for job in costly if job.kind == "shard" and job.gpu_seconds), None)
+    if used is None or any(job.gpu_seconds is None for job in costly):
+        return "give the jobs a walltime and a size under `resources`, or submit without a budget"
     raised = "raise --max-gpu-hours"
-    if shard is None or used is None:
-        return f"give the jobs of `resources` a walltime, or {raised}"
+    if shard is None:
+        return f"lower the walltimes under `resources`, or {raised}"
     others = total(job.gpu_seconds for job in costly if job is not shard)
     left = budget * _HOUR - used - (others or 0)
     fits = int(left * shard.tasks // (shard.gpu_seconds or 1))

@@ -20,6 +20,7 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.paths import RunPaths
 from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.records import read_object, read_record
+from evalhpc.workflow.run import Run
 
 #: Directories looked at in one folder, and complete runs among them that are read.
 LOOKED_AT, READ = 10_000, 64
@@ -80,7 +81,7 @@ def read_past(paths: RunPaths, spec: RunSpec) -> Past | None:
         return None
     passes = _passes(paths)
     first, later = passes.pop(0, 0.0), sum(passes.values())
-    in_array = spec.run.plan == "inline" or spec.run.miss != "stub"
+    in_array = Run(paths, spec, spec.digest()).plans_inline
     return Past(
         run_id=spec.run_id,
         planning=0.0 if in_array else first,

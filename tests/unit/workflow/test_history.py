@@ -72,15 +72,15 @@ def test_times_are_those_that_shards_and_passes_left(tmp_path: Path) -> None:
 
 def test_a_pass_inside_the_array_is_the_arrays(tmp_path: Path) -> None:
     """All shards hold their nodes meanwhile; work at a queue is counted once."""
-    for name, settings, inside in (
-        ("inline", {"plan": "inline"}, 7),
-        ("forward", {"miss": "forward"}, 7),
-        ("wait", {"miss": "wait"}, 0),
+    for name, settings, planning, inside in (
+        ("inline", {"plan": "inline"}, 0, 7),
+        ("forward", {"miss": "forward"}, 7, 0),  # to an endpoint that is up: no shard is needed
+        ("wait", {"miss": "wait"}, 0, 0),
     ):
         paths = write_run(tmp_path / name, [{1: {"working": 5}}], {0: 7}, run=settings)
         past = read_past(paths, make_spec(run=settings))
         assert past is not None
-        assert (past.planning, past.inside) == (0, inside)
+        assert (past.planning, past.inside) == (planning, inside)
 
 
 def test_the_newest_complete_runs_come_first(tmp_path: Path) -> None:
