@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from evalhpc.core.identity import Answer, Request, split_key
+from evalhpc.errors import EndpointError
 from evalhpc.gateway.app import Forward
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueWriter
@@ -50,6 +51,7 @@ class SliceGate:
     ) -> None:
         self.foreign = 0
         self.further = 0
+        self.broken: EndpointError | None = None  # the model is gone: the slice is not run
         self._ask = ask
         self._unsharded = unsharded
         self._open_ended = open_ended
@@ -66,7 +68,11 @@ class SliceGate:
             return None
         if occurrence >= expected:
             await self._note(request)
-        return await self._ask(request)
+        try:
+            return await self._ask(request)
+        except EndpointError as error:
+            self.broken = error
+            raise
 
     async def _note(self, request: Request) -> None:
         """Before it is asked: an answer without its request would belong to no plan."""
@@ -77,7 +83,10 @@ class SliceGate:
 
 
 async def run_slice(run: Run, slice_: Slice, ask: Forward) -> SliceOutcome:
-    """Run the harness on a slice; one that was begun before meets the answers it got then."""
+    """Run the harness on a slice; one that was begun before meets the answers it got then.
+
+    Raises EndpointError where the model is gone: then the slice is as good as not begun.
+    """
     folder, attempt = _attempt(run, slice_)
     with _answered_before(run, folder, attempt) as lookup:
         outcome = await _run(run, slice_, folder, lookup, ask)
@@ -145,6 +154,8 @@ async def _run(
         ended = await run_harness(run, run.benchmark(name), known, place)
     finally:
         further.close()
+    if gate.broken is not None:
+        raise gate.broken
     outcome = _outcome(slice_, ended, gate, place)
     log.info(
         "slice %d of %s: asked %d, %d of the model, %d foreign, exit code %d, %.1f s",

@@ -16,6 +16,7 @@ from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.live import Live
+from evalhpc.workflow.liveness import while_alive
 from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
@@ -68,7 +69,8 @@ def answer_slices(run: Run, shard: int, replicas: Replicas, total: WorkCounts) -
             desk.state = "starting"
             endpoints = replicas.ready()
             warm, desk.state = True, "working"
-            uvloop.run(until_signalled(_answer(desk, slice_, endpoints)))
+            running = while_alive(_answer(desk, slice_, endpoints), replicas.death)
+            uvloop.run(until_signalled(running))
             desk.settle_slice(slice_)
     total.answered += desk.counts.answered
     total.units += desk.counts.units

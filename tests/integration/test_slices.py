@@ -133,7 +133,7 @@ def _working(run_dir: Path, worker: str) -> dict[str, Any] | None:
     return said if said.get("answered") else None
 
 
-def _until(condition: Callable[[], T], seconds: float = 90) -> T:
+def _until(condition: Callable[[], T | None], seconds: float = 90) -> T:
     """The first value that is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -45,6 +45,23 @@ def test_an_endpoint_has_no_server_script() -> None:
     assert "server.sh" not in render_run(make_spec(), RUN_DIR, SOURCES)
 
 
+def test_a_script_takes_a_slice_only_where_shards_have_slices() -> None:
+    """Beside a selection no limit is allowed; without slices the script is as it always was."""
+
+    def script(shard_by: str) -> str:
+        benchmark = {"name": "arc", "harness": "lm-eval", "task": "arc", "params": {"limit": 7}}
+        spec = make_spec(benchmarks=[benchmark], run={"shard_by": shard_by})
+        return render_run(spec, RUN_DIR, SOURCES)["harness-arc.sh"]
+
+    assert "EVALHPC_SAMPLES" not in script("requests")
+    assert "\n    --limit 7\n" in script("requests")
+    sliced = script("samples").partition("EVALHPC_SAMPLES")
+    assert "--limit" not in sliced[0]
+    chosen, _, otherwise = sliced[2].partition("\nelse\n")
+    assert "--samples" in chosen
+    assert otherwise.startswith("    arguments+=(--limit 7)\nfi\n")
+
+
 def test_rendering_is_deterministic() -> None:
     """The same inputs give the same bytes, whatever the order of the variables."""
     one = make_spec(environment={"A": "1", "B": "2"})

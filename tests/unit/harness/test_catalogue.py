@@ -16,6 +16,7 @@ from evalhpc.harness.catalogue import (
     lookup_task,
 )
 from evalhpc.harness.readers import READERS
+from evalhpc.harness.selection import SELECTIONS
 from evalhpc.models.suite import Suite
 from evalhpc.resources import resource_dir
 
@@ -70,6 +71,7 @@ def test_every_harness_has_its_template_and_reader(name: str) -> None:
     assert spec.name == name
     assert (resource_dir("sbatch_templates") / "harness" / spec.template).is_file()
     assert spec.results in READERS
+    assert spec.selection is None or spec.selection in SELECTIONS
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)

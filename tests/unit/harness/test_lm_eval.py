@@ -14,6 +14,7 @@ from evalhpc.core.results import Score
 from evalhpc.errors import HarnessError, UsageError
 from evalhpc.harness.lm_eval import comparable, normalise_results
 from evalhpc.harness.readers import read_output
+from evalhpc.harness.selection import documents_of
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "lm_eval"
 
@@ -128,6 +129,29 @@ def test_a_torn_sample_is_an_error(output: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(HarnessError):
         read_output("lm-eval", output)
+
+
+def test_documents_are_told_whatever_the_scores(output: Path) -> None:
+    """Pass 0 has made-up answers, whose metrics may be undefined; its documents are all there."""
+    edit(output, lambda results: results["results"]["two_filters"].update({"sample_len": "?"}))
+    found = documents_of("lm-eval", output)
+    assert found.keys() == {"hellaswag_demo", "truthfulqa_mc1_demo", "two_filters"}
+    assert all(indices == list(range(len(indices))) for indices in found.values())
+    assert all(found.values())
+
+
+def test_documents_of_a_cut_log_are_an_error(output: Path) -> None:
+    """A slice of too few would leave the rest to chance."""
+    path = only(output, "samples_two_filters_*.jsonl")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(HarnessError, match="claim"):
+        documents_of("lm-eval", output)
+
+
+def test_an_unknown_selection_is_a_usage_error(output: Path) -> None:
+    """The names of those that there are, are in the message."""
+    with pytest.raises(UsageError, match="lm-eval"):
+        documents_of("none-such", output)
 
 
 def test_an_unknown_layout_is_an_error_of_the_harness(output: Path) -> None:
