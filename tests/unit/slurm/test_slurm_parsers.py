@@ -49,9 +49,19 @@ def test_a_start_in_local_time_is_read_too() -> None:
     assert time.localtime(estimate.start)[:6] == (2026, 11, 21, 9, 51, 33)
 
 
-def test_an_unknown_estimate_is_no_estimate() -> None:
+@pytest.mark.parametrize(
+    "text", ["sbatch: fine\n", TEST_ONLY.format("tomorrow"), TEST_ONLY.format("Tomr 12:00"), ""]
+)
+def test_an_unknown_estimate_is_no_estimate(text: str) -> None:
     """A later Slurm's wording must not turn an accepted script into a failure."""
-    assert parsers.parse_test_only("sbatch: fine\n").start is None
+    assert parsers.parse_test_only(text).start is None
+
+
+def test_the_estimate_is_found_among_a_sites_chatter() -> None:
+    """Lines of a job_submit plugin come first; one node stands without `nodes`."""
+    said = "lua: job accepted\nsbatch: Job 7 to start at 2026-11-21T09:51:33 using 128 processors"
+    estimate = parsers.parse_test_only(f"{said} on nid001 in partition gpu\n")
+    assert (estimate.node_list, estimate.partition) == ("nid001", "gpu")
 
 
 def test_squeue_gives_a_record_for_each_task_running_or_not() -> None:
