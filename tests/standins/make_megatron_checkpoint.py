@@ -30,7 +30,7 @@ SHAPE = {
 
 
 def main() -> None:
-    """Starts one process per rank."""
+    """Is rank 0, and starts a process for each other one."""
     parser = argparse.ArgumentParser(description="Write a toy Megatron checkpoint.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tp", type=int, default=1)
@@ -46,12 +46,13 @@ def main() -> None:
     if options.tokenizer:
         byte_tokenizer.write_folder(options.out / "tokenizer")
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, options)) for rank in range(options.tp)]
-    for process in ranks:
+    others = [context.Process(target=_rank, args=(rank, options)) for rank in range(1, options.tp)]
+    for process in others:
         process.start()
-    for process in ranks:
+    _rank(0, options)
+    for process in others:
         process.join()
-    if any(process.exitcode for process in ranks):
+    if any(process.exitcode for process in others):
         sys.exit("a rank failed")
 
 
