@@ -108,9 +108,8 @@ class Engine:
     def _logits(self, tokens: list[int]) -> torch.Tensor:
         """Position × vocabulary."""
         ids = torch.tensor([tokens])
-        positions = torch.arange(len(tokens))[None]
-        logits: torch.Tensor = self.model(ids, positions, None)[0]
-        return logits
+        logits = toy_gpt.forward(self.model, ids, torch.arange(len(tokens))[None])
+        return logits[0]
 
     def _next(self, logits: torch.Tensor, sampling: Sampling) -> int:
         """Raises ValueError where temperature 0 meets top_p, as no probabilities are left."""

@@ -134,3 +134,26 @@ def load(folder: Path, place: Place) -> Any:
     state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder))
     model.load_state_dict(state["model"])
     return model.float().eval().requires_grad_(False)
+
+
+def forward(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Batch × position × vocabulary on every rank, whose stages follow one another."""
+    from megatron.core import parallel_state as state
+
+    batch, length = ids.shape
+    if not state.is_pipeline_first_stage():
+        hidden = torch.empty(length, batch, model.config.hidden_size)
+        torch.distributed.recv(hidden, state.get_pipeline_model_parallel_prev_rank())
+        model.set_input_tensor(hidden)
+    result: torch.Tensor = model(ids, positions, None)
+    if state.get_pipeline_model_parallel_world_size() == 1:
+        return result
+    if not state.is_pipeline_last_stage():
+        torch.distributed.send(result.contiguous(), state.get_pipeline_model_parallel_next_rank())
+        result = torch.empty(batch, length, model.vocab_size)
+    torch.distributed.broadcast(
+        result := result.contiguous(),
+        state.get_pipeline_model_parallel_last_rank(),
+        group=state.get_pipeline_model_parallel_group(),
+    )
+    return result
