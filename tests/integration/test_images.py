@@ -281,7 +281,7 @@ def test_two_nodes_that_import_at_once_fetch_once(cluster: DevCluster, shared: R
 
 
 def test_an_import_can_be_a_job(cluster: DevCluster, shared: Rig) -> None:
-    """Where the site wants it a CPU job imports; --wait gives its image, or its error."""
+    """Where the site wants it a CPU job imports; --wait gives its image."""
     variables = {k: shared.env[k] for k in ("ENROOT_STANDIN", "PATH")}
     variables |= {"ENROOT_CACHE_PATH": str(shared.root), "ENROOT_TEMP_PATH": str(shared.root)}
     shared.write_site(f"extends: devcluster\nenvironment:\n  variables: {json.dumps(variables)}")
@@ -292,7 +292,3 @@ def test_an_import_can_be_a_job(cluster: DevCluster, shared: Rig) -> None:
     assert record["fresh"]
     assert Path(record["path"]).is_file()
     assert record["imported_by"].startswith("evaluser@n")
-    missing = cluster.exec(shared.argv("import", "team/lm-eval:none", *words))
-    assert missing.returncode == 3
-    assert "404" in missing.stderr
-    assert "no such image or tag" in missing.stderr
