@@ -87,13 +87,15 @@ def _sizes(size: ModelSize | None, room: Room, wanted: Wanted) -> tuple[int, int
 
 
 def _nodes(width: int, stages: int, room: Room) -> int:
-    """Nodes of a copy: stages of `width` GPUs each, none of them across two nodes."""
+    """Nodes of a copy with stages of `width` GPUs each, as many on each node as on the others."""
     if width > room.gpus:
-        raise ConfigError(
-            f"{width} GPUs for a stage are more than a node has left ({room.gpus})",
-            cause="tensor x context parallel; a stage stays within a node",
-            hint=f"--set deploy.tensor_parallel={room.gpus}, and pipeline_parallel for more GPUs",
-        )
+        if width % room.gpus:
+            raise ConfigError(
+                f"{width} GPUs for a stage are more than a node has left ({room.gpus})",
+                cause="tensor x context parallel is no multiple of it either",
+                hint=f"--set deploy.tensor_parallel={room.gpus}, and pipeline_parallel for more",
+            )
+        return stages * width // room.gpus
     nodes = -(-stages // (room.gpus // width))
     if stages % nodes:
         raise ConfigError(

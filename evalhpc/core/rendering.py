@@ -53,6 +53,7 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
         "container",
         "nodes",
         "tasks_per_node",
+        "tidies_up",
         "endpoints",
     )
     templates = Templates(sources, names=(*common, *per_script))
@@ -180,6 +181,7 @@ def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, 
         "container": container,
         "nodes": deployment.nodes,
         "tasks_per_node": deployment.tasks_per_node,
+        "tidies_up": deployment.uses_ray,
         "threads": deployment.threads,
     }
 
@@ -205,6 +207,7 @@ def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dic
         "container": container,
         "nodes": 1,
         "tasks_per_node": 1,
+        "tidies_up": False,
         "threads": spec.site.resources.planning.cpus,
     }
 

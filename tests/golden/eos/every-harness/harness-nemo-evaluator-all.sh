@@ -64,6 +64,13 @@ export TOKENIZERS_PARALLELISM=false
 unset HF_TOKEN # it would change what the harness sends
 # The run brings its data along, so no shared (and lockable) data set cache is needed.
 export HF_DATASETS_CACHE="$scratch/datasets"
+# By itself, its adapter takes the first free port from 3825 on, and of two that look at the same
+# time one would send its requests through the other's, to another run's model.
+for _ in {1..50}; do
+    [ -z "${ADAPTER_PORT:-}" ] || break
+    port=$((10000 + RANDOM % 22000)) # below what the kernel gives out
+    (: <>"/dev/tcp/localhost/$port") 2>/dev/null || export ADAPTER_PORT=$port
+done
 status=0
 nemo-evaluator run_eval "${arguments[@]}" || status=$?
 rm -rf "$scratch"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# 'One replica' of tiny, in the foreground, with an OpenAI-compatible API.
+# One replica of tiny, in the foreground, with an OpenAI-compatible API.
 # By hand:  EVALHPC_HOST=127.0.0.1 EVALHPC_PORT=8000 bash server.sh
 # With EVALHPC_SERVER_TOKEN set, requests must carry it as a bearer token.
 set -euo pipefail
