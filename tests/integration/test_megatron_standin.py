@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -19,7 +20,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from evalhpc import process
+from evalhpc.core.identity import Answer, Request
 from evalhpc.deploy.inspection import inspect_model
+from evalhpc.deploy.readiness import wait_ready
+from evalhpc.http.client import HttpClient
+from evalhpc.worker.asking import Asker, RetryPolicy
+from evalhpc.worker.dialects import DIALECTS
 from tests.integration.megatron_rig import (
     STANDINS,
     deployed,
@@ -167,6 +173,66 @@ def test_numbers_that_mean_nothing(served: Served) -> None:
     long = {"prompt": PROMPT, "max_tokens": 20, "echo": True, "logprobs": 1, "stop": ["�"]}
     choice = _complete(served, **long)
     assert (len(choice["text"]) >= 20, choice["finish_reason"]) == (True, "length")
+
+
+def _url(served: Served) -> str:
+    return str(served.client.base_url).rstrip("/") + "/v1"
+
+
+def _asked(served: Served, *bodies: dict[str, Any]) -> list[Any]:
+    """The choices that a worker gets, which may have all the bodies in flight at once."""
+
+    async def ask() -> list[Answer]:
+        async with HttpClient(_url(served), connections=8) as client:
+            asker = Asker(
+                client,
+                8,
+                RetryPolicy(retries=0),
+                one_sampling_config=True,
+                dialect=DIALECTS["export-deploy"],
+            )
+            requests = [
+                Request(bytes(20), "b", "model", "POST", "/completions", json.dumps(body).encode())
+                for body in bodies
+            ]
+            return await asyncio.gather(*map(asker.ask_in_turn, requests))
+
+    return [json.loads(answer.body)["choices"] for answer in asyncio.run(ask())]
+
+
+def test_a_worker_gets_the_scores_of_a_batch_of_one(served: Served) -> None:
+    """Of a batch of unequal prompts: no padding, and each token beside its alternatives."""
+    prompts = ["short", PROMPT, "a longer prompt, " + PROMPT]
+    bodies = [{"prompt": prompt, "temperature": 0, **SCORE} for prompt in prompts]
+    for body, choices in zip(bodies, _asked(served, *bodies), strict=True):
+        alone = _complete(served, **body)["logprobs"]
+        assert choices[0]["logprobs"]["token_logprobs"] == pytest.approx(alone["token_logprobs"])
+        assert choices[0]["logprobs"]["top_logprobs"][0] is None
+        assert len(choices[0]["logprobs"]["top_logprobs"]) == len(alone["token_logprobs"])
+
+
+def test_a_worker_mixes_no_settings_and_may_ask_for_several_prompts(served: Served) -> None:
+    """Two limits at once, lists, copies, a stop word: each as if asked alone."""
+    (short,), (long,) = _asked(
+        served, *({"prompt": PROMPT, "max_tokens": n, "temperature": 0} for n in (2, 9))
+    )
+    assert short["text"] == _complete(served, prompt=PROMPT, max_tokens=2)["text"]
+    whole = _complete(served, prompt=PROMPT, max_tokens=9)["text"]
+    assert long["text"] == whole
+    (many, cut) = _asked(
+        served,
+        {"prompt": ["a", PROMPT], "n": 2, "max_tokens": 9, "temperature": 0, "top_p": 0.9},
+        {"prompt": PROMPT, "stop": whole[3], "max_tokens": 9, "temperature": 0},
+    )
+    assert [choice["index"] for choice in many] == [0, 1, 2, 3]
+    assert [choice["text"] for choice in many[2:]] == [whole, whole]
+    assert cut[0]["text"] == whole[: whole.index(whole[3])]
+
+
+def test_it_is_ready_when_it_completes_a_token(served: Served) -> None:
+    """The probe follows the redirect to the path with a slash."""
+    for kind in ("completions", "chat"):
+        wait_ready(_url(served), "nemo-model", kind=kind, token=None, deadline=60)
 
 
 def test_healthy_after_the_model_died(served: Served) -> None:
