@@ -12,6 +12,8 @@ from typing import TypedDict, cast
 
 REPO = Path(__file__).resolve().parents[2]
 USER = "evaluser"
+#: How much longer than on an idle machine anything may take before it counts as hanging.
+PATIENCE = 5
 EX_NO_CLUSTER, EX_MISSING_PACKAGES, EX_NO_RIGHTS = 3, 5, 77
 
 
@@ -62,7 +64,7 @@ class DevCluster:
         options = [*sizes, *(["--accounting"] if accounting else [])]
         for bind in binds:
             options += ["--bind", bind]
-        self._command("up", *options, timeout=180)
+        self._command("up", *options)
 
     def down(self) -> None:
         self._command("down")
@@ -109,7 +111,7 @@ class DevCluster:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: str = "",
-        timeout: float = 120,
+        timeout: float = 300,
         check: bool = False,
     ) -> "subprocess.CompletedProcess[str]":
         """Run ``argv`` on a node, in the ordinary user's home unless ``cwd`` says otherwise.
@@ -126,7 +128,7 @@ class DevCluster:
         return done
 
     def script(
-        self, *arguments: str, stdin: str = "", timeout: float = 60
+        self, *arguments: str, stdin: str = "", timeout: float = 300
     ) -> "subprocess.CompletedProcess[str]":
         """Run ``scripts/devcluster`` with these arguments, whatever its exit code."""
         command = [str(self.repo / "scripts" / "devcluster"), *arguments]
@@ -146,8 +148,8 @@ class DevCluster:
                 raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def _command(self, *arguments: str, timeout: float = 60) -> None:
-        done = self.script(*arguments, timeout=timeout)
+    def _command(self, *arguments: str) -> None:
+        done = self.script(*arguments)
         if done.returncode != 0:
             raise DevClusterError(done)
 
@@ -162,7 +164,11 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def wait_until(true: Callable[[], bool], *, timeout: float, what: str, every: float = 0.2) -> None:
-    """Ask again and again until ``true()``; after ``timeout`` seconds fail, naming ``what``."""
+    """Ask again and again until ``true()``, or else fail, naming ``what``.
+
+    ``timeout``: seconds that an idle machine may take; a busy one has `PATIENCE` times as many.
+    """
+    timeout *= PATIENCE
     end = time.monotonic() + timeout
     while not true():
         if time.monotonic() > end:

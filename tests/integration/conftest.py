@@ -1,4 +1,4 @@
-"""The cluster that integration tests share."""
+"""Which integration tests share a worker, and the cluster that they share there."""
 
 import os
 import shutil
@@ -16,6 +16,27 @@ from tests.integration.cluster import (
 
 DEFAULT_STATE = "/var/tmp/evalhpc-devcluster"
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+#: The files that take longest, which are begun first; the matrix of exactness comes before them.
+LONGEST = ("whole_path", "local_path", "turns", "bad_input", "hf_server", "bad_cluster",
+           "devcluster", "failed_requests", "endpoints", "lm_eval_script")  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook too
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one worker's, with its fixtures; the cells of a matrix are spread over workers."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            cell = item.get_closest_marker("exactness")
+            item.add_marker(pytest.mark.xdist_group(item.name if cell else item.path.stem))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    if item.get_closest_marker("exactness"):
+        return -1
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def up_or_skip(cluster: DevCluster, *, nodes: int, accounting: bool = False) -> None:

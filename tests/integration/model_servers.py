@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -31,9 +33,13 @@ class ModelServer:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """One of those below what the kernel gives out itself, lest another test gets it meanwhile."""
+    for _ in range(100):
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @contextmanager
@@ -60,8 +66,8 @@ def serving(
     url = f"http://127.0.0.1:{port}/v1"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        wait_ready(url, model_id, kind=kind, token=token, deadline=120, alive=child.poll, log=log)
-        with httpx.Client(base_url=url[:-3], headers=headers, timeout=120) as client:
+        wait_ready(url, model_id, kind=kind, token=token, deadline=400, alive=child.poll, log=log)
+        with httpx.Client(base_url=url[:-3], headers=headers, timeout=400) as client:
             yield ModelServer(url, client, child, log)
     finally:
         process.stop(child)

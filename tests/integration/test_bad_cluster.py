@@ -34,7 +34,7 @@ class Desk:
 
     def evalhpc(self, *words: object, path: str = PATH) -> CompletedProcess[str]:
         command = [EVALHPC, *map(str, words)]
-        return self.cluster.exec(command, cwd=self.home, env={"PATH": path}, timeout=150)
+        return self.cluster.exec(command, cwd=self.home, env={"PATH": path}, timeout=400)
 
     def submit(self, run: Path, *words: object, path: str = PATH) -> CompletedProcess[str]:
         words = ("--site", self.home / "quick.yaml", "--tasks", "lm-eval/ok", *words)
@@ -223,7 +223,7 @@ def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
 
         def evalhpc(*words: object) -> CompletedProcess[str]:
             command = [EVALHPC, *map(str, words)]
-            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
         words = ("submit", "--site", site, "--model", model, "--tasks", "lm-eval/ok", "--shards", 1)
         ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 8192))

@@ -417,7 +417,7 @@ def ended(place: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t
     folder = tmp_path_factory.mktemp("whole")
     waiting, running = list(RUNS), dict[str, subprocess.Popen[str]]()
     done: dict[str, tuple[Path, Said]] = {}
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 500
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
             name = waiting.pop()

@@ -47,7 +47,7 @@ with Store.open(disk / "store.h5", run) as store:
 def namespaces() -> None:
     probe = [*_UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
-        done = subprocess.run(probe, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(probe, capture_output=True, timeout=300, check=False)
     except FileNotFoundError:
         pytest.skip("unshare(1) is not installed")
     if done.returncode:
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_old_store(tmp_path: Path, free: int) -> None:
     program = [sys.executable, "-c", _PROGRAM, str(disk), str(journals), str(free)]
     done = subprocess.run(
         [*_UNSHARE, "sh", "-c", mount, "sh", str(disk), *program],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said, answers = done.stdout.splitlines()

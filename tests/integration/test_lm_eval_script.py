@@ -1,4 +1,4 @@
-"""The rendered script runs the real, unmodified lm-eval against a small server on loopback."""
+"""The rendered script runs the real lm-eval against a small server on loopback."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Benchmark
 from evalhpc.resources import resource_dir
 from tests.factories import make_spec
+from tests.integration.lm_eval_tasks import without_catalogue
 from tests.models import tiny
 
 pytestmark = [
@@ -95,6 +96,7 @@ def prepare(run_dir: Path, benchmark: Benchmark, **changes: Any) -> RunSpec:
     spec = make_spec(
         benchmarks=[benchmark.model_dump()],
         python=sys.executable,
+        harnesses={"lm-eval": {"python": str(without_catalogue(run_dir / "lm-eval"))}},
         run={"limit": 3, "harness_parallelism": 2},
         **changes,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evalhpc.storage.samples import read_answered, read_metrics, read_samples, sample_tasks
-from tests.integration.lm_eval_tasks import strict, write_tasks
+from tests.integration.lm_eval_tasks import strict, without_catalogue, write_tasks
 from tests.integration.model_servers import serving
 from tests.models import tiny
 
@@ -22,7 +22,7 @@ GATEWAY_PORT = 18341
 TASKS = ("tiny_mc", "tiny_gen")
 
 
-def evalhpc(*words: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+def evalhpc(*words: object, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [EVALHPC, *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -35,10 +35,12 @@ def test_a_local_run_gives_the_bytes_of_a_plain_run_and_everything_a_reader_want
     run_dir = tmp_path / "run"
     model = tiny.build(tmp_path / "tiny")
     tasks = write_tasks(tmp_path / "tasks", 24)
+    python = without_catalogue(tmp_path / "lm-eval")
     done = evalhpc(
         "submit", "--site", "local", "--model", model, "--run-dir", run_dir, "--shards", 3,
         "--tasks", ",".join(f"lm-eval/{name}" for name in TASKS), "--set",
-        f"params.include_path={tasks}", "--set", f"gateway.port={GATEWAY_PORT}", "--wait",
+        f"params.include_path={tasks}", "--set", f"gateway.port={GATEWAY_PORT}",
+        "--set", f"pythons.lm-eval={python}", "--wait",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     assert "acc_norm" in done.stdout
@@ -79,5 +81,5 @@ def _plain(run_dir: Path, model: Path, name: str) -> dict[str, str]:
         place = {"EVALHPC_BASE_URL": server.url, "EVALHPC_OUTPUT_DIR": str(output)}
         env = {**os.environ, **place}
         script = run_dir / "scripts" / f"harness-{name}.sh"
-        subprocess.run(["bash", script], env=env, check=True, capture_output=True, timeout=200)
+        subprocess.run(["bash", script], env=env, check=True, capture_output=True, timeout=400)
     return strict(output)

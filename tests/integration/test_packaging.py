@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     shutil.copytree(REPO, tree, ignore=JUNK, symlinks=True)
     out = folder / "dist"
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(tree)]
-    run(build, env=plain_environment(folder), timeout=120)
+    run(build, env=plain_environment(folder), timeout=400)
     (sdist,) = out.glob("*.tar.gz")
     (wheel,) = out.glob("*.whl")
     return Built(tree, sdist, wheel)
@@ -109,7 +109,7 @@ def test_every_kind_of_install_finds_its_data(built: Built, tmp_path: Path, kind
     python = str(place / "bin" / "python")
     env = plain_environment(tmp_path)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
-    run([*pip, *sources[kind]], env=env, timeout=120)
+    run([*pip, *sources[kind]], env=env, timeout=400)
 
     found = json.loads(run([python, "-c", WHERE], env=env, cwd=tmp_path).stdout)
     home = built.tree if kind == "editable" else site / "evalhpc" / "_data"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.integration.cluster import DevCluster, wait_until
-from tests.integration.lm_eval_tasks import strict, write_tasks
+from tests.integration.lm_eval_tasks import strict, without_catalogue, write_tasks
 from tests.models import tiny
 
 pytestmark = pytest.mark.slurm
@@ -33,14 +33,16 @@ class Workspace:
     cluster: DevCluster
     model: Path
     tasks: Path
+    python: Path  # of the harness
 
-    def evalhpc(self, *words: str, timeout: float = 300) -> CompletedProcess[str]:
+    def evalhpc(self, *words: str, timeout: float = 500) -> CompletedProcess[str]:
         return self.cluster.exec([EVALHPC, *words], timeout=timeout)
 
     def submit(self, run_dir: Path, *words: str, **options: Any) -> CompletedProcess[str]:
         return self.evalhpc(
             "submit", "--site", "devcluster", "--run-dir", str(run_dir),
-            "--set", f"params.include_path={self.tasks}", *words, **options,
+            "--set", f"params.include_path={self.tasks}",
+            "--set", f"pythons.lm-eval={self.python}", *words, **options,
         )  # fmt: skip
 
     def status(self, run_dir: Path) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class Workspace:
         thread = threading.Thread(
             target=self.cluster.exec,
             args=(["bash", "-c", command],),
-            kwargs={"timeout": 280, "env": {"EVALHPC_SERVER_TOKEN": "secret"}},
+            kwargs={"timeout": 500, "env": {"EVALHPC_SERVER_TOKEN": "secret"}},
         )
         thread.start()
         try:
@@ -110,7 +112,8 @@ def workspace(cluster: DevCluster) -> Workspace:
     tasks = write_tasks(home / "tasks", 40)
     for path in (home, *home.rglob("*")):
         os.chown(path, home.stat().st_uid, home.stat().st_gid)
-    return Workspace(cluster, model, tasks)
+    # Not in the home: what it links to must not change hands.
+    return Workspace(cluster, model, tasks, without_catalogue(cluster.state / "lm-eval"))
 
 
 def test_eight_shards_over_four_nodes_give_the_bytes_of_one_plain_run(
@@ -144,7 +147,8 @@ def test_a_cancelled_run_resumes_with_only_what_is_missing(workspace: Workspace)
     home = workspace.cluster.home
     tasks = write_tasks(home / "long-tasks", 100, tokens=160)
     rendered, run_dir = home / "rendered", home / "cancelled"
-    words = ["--tasks", "lm-eval/tiny_gen", "--set", f"params.include_path={tasks}"]
+    words = ["--tasks", "lm-eval/tiny_gen", "--set", f"params.include_path={tasks}",
+             "--set", f"pythons.lm-eval={workspace.python}"]  # fmt: skip
     done = workspace.evalhpc(
         "render", "--site", "devcluster", "--run-dir", str(rendered),
         "--model", str(workspace.model), *words,
