@@ -54,7 +54,8 @@ def describe(status: RunStatus) -> tuple[str, int, int | None]:
     if status.state == "answering":
         busy = sum(1 for worker in status.workers if worker.state == "working")
         shards = f", {busy} shards at work" if busy else ", the model is loading"
-        return f"round {status.round}: answering{shards}", status.answered, status.requests
+        what = f"round {status.round}: answering" if status.round else "slices: the harness runs"
+        return f"{what}{shards}", status.answered, status.requests
     if status.state == "collecting":
         text = f"pass {status.pass_number}: the harness computes its scores"
         return text, status.asked, status.requests

@@ -53,9 +53,10 @@ def show_status(found: RunStatus) -> None:
     click.echo(f"  directory  {found.run_dir}")
     if found.why:
         click.echo(f"  now        {found.why}")
-    if found.round:
+    if found.round or found.units:
+        what = f"round {found.round}" if found.round else "slices"
         click.echo(
-            f"  round {found.round}    {found.answered} of {found.requests} requests answered, "
+            f"  {what:<10} {found.answered} of {found.requests} requests answered, "
             f"{found.units_done} of {found.units} units done"
         )
     if found.given_up:

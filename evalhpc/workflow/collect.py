@@ -37,8 +37,9 @@ from evalhpc.workflow.rounds import (
 )
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.settle import refuse_unsettled
+from evalhpc.workflow.slice_list import is_sliced
 from evalhpc.workflow.slice_run import check_prompts
-from evalhpc.workflow.slices import cut, is_sliced, plan_sliced, refuse_unlike
+from evalhpc.workflow.slices import cut, plan_sliced, publish_slices, refuse_unlike
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,9 @@ def plan_first(run: Run, replicas: Replicas) -> Collected:
     outcomes = run_pass(run, 0, replicas.ready() if forward else None)
     _refuse_failed(outcomes)
     if run.spec.run.shard_by == "samples":
-        cut(run)
-        check_prompts(run)
+        slices = cut(run)
+        check_prompts(run, slices)
+        publish_slices(run, slices)
         return Collected("more", 1, sum(outcome.misses for outcome in outcomes))
     plan = plan_misses(run, 0, partial(settle_answered, run) if live else None)
     if live:

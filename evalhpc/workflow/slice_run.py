@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -20,11 +20,9 @@ from evalhpc.storage.store import Store, merge_journals
 from evalhpc.workflow.harness_run import Ended, Known, Place, log_tail, run_harness
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import until_signalled
+from evalhpc.workflow.slice_list import Slice, SliceOutcome
 from evalhpc.workflow.slices import (
-    Slice,
-    SliceOutcome,
     is_open_ended,
-    load_slices,
     refuse_foreign,
     refuse_unselective,
     unsharded_requests,
@@ -100,13 +98,13 @@ async def run_slice(run: Run, slice_: Slice, ask: Forward) -> SliceOutcome:
     return outcome
 
 
-def check_prompts(run: Run) -> None:
+def check_prompts(run: Run, slices: Iterable[Slice]) -> None:
     """Before a model is started: one slice of each benchmark, over stubs.
 
     Raises IntegrityError where its questions are not those of the unsharded harness, HarnessError
     where the harness takes no slice.
     """
-    last = {s.benchmark: s for s in load_slices(run) if s.number}  # of one alone there is no other
+    last = {s.benchmark: s for s in slices if s.number}  # of one alone there is no other
     uvloop.run(until_signalled(_check(run, list(last.values()))))
 
 

@@ -21,13 +21,13 @@ from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.signals import until_signalled
+from evalhpc.workflow.slice_list import SLICE_ROUND, Slice, load_slices
 from evalhpc.workflow.slice_run import run_slice
-from evalhpc.workflow.slices import Slice, load_slices, plan_sliced
+from evalhpc.workflow.slices import plan_sliced
 
 log = logging.getLogger(__name__)
 
-#: Slices are leased before round 1, whose answers theirs are.
-SLICE_ROUND, ANSWER_ROUND = 0, 1
+_ANSWERED = 1  # the round whose answers those of the slices are
 _LOOK = 1.0
 
 
@@ -36,7 +36,7 @@ class SliceDesk(Desk):
 
     def __init__(self, run: Run, shard: int) -> None:
         self._slices = {slice_.id: slice_ for slice_ in load_slices(run)}
-        super().__init__(run, SLICE_ROUND, shard, journal_round=ANSWER_ROUND)
+        super().__init__(run, SLICE_ROUND, shard, journal_round=_ANSWERED)
 
     def take_slice(self) -> Slice | None:
         """Lease the next slice; None when there is none now."""

@@ -20,7 +20,6 @@ from evalhpc.core.planning import RoundPlan
 from evalhpc.core.slices import cut_slices
 from evalhpc.errors import HarnessError, IntegrityError
 from evalhpc.harness.selection import documents_of
-from evalhpc.models.base import Frozen
 from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueReader
@@ -28,42 +27,14 @@ from evalhpc.storage.requests_file import read_requests
 from evalhpc.workflow.live import settle_answered
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.passes import load_outcome
-from evalhpc.workflow.records import read_record
 from evalhpc.workflow.rounds import plan_round
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.slice_list import Slice, SliceList, SliceOutcome, slice_outcomes
 
 log = logging.getLogger(__name__)
 
 
-class Slice(Frozen):
-    """Some documents of one benchmark, for one shard: what it leases."""
-
-    id: int
-    benchmark: str
-    number: int
-
-
-class SliceList(Frozen):
-    """What `plan/slices.json` holds."""
-
-    run_hash: str
-    slices: tuple[Slice, ...]
-
-
-class SliceOutcome(Frozen):
-    """What one run of the harness on a slice came to; `outcome.json` of the attempt."""
-
-    benchmark: str
-    number: int
-    exit_code: int
-    asked: int
-    foreign: int  # requests that the unsharded harness does not make
-    further: int = 0  # asked beside what pass 0 had planned: turns that followed an answer
-    seconds: float = 0.0
-    log_tail: tuple[str, ...] = ()
-
-
-def cut(run: Run) -> None:
+def cut(run: Run) -> list[Slice]:
     """After pass 0: each benchmark's documents, told from its output, into one slice a shard."""
     slices: list[Slice] = []
     for benchmark in run.spec.benchmarks:
@@ -73,18 +44,13 @@ def cut(run: Run) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(documents))
             slices.append(Slice(id=len(slices), benchmark=benchmark.name, number=number))
+    return slices
+
+
+def publish_slices(run: Run, slices: Iterable[Slice]) -> None:
+    """Let shards lease them."""
     listed = SliceList(run_hash=run.hash, slices=tuple(slices))
     write_text(run.paths.slice_list, listed.model_dump_json())
-
-
-def is_sliced(run: Run) -> bool:
-    """Whether the documents are cut: shards may begin."""
-    return run.paths.slice_list.is_file()
-
-
-def load_slices(run: Run) -> tuple[Slice, ...]:
-    """Every slice of the run; none before they are cut."""
-    return read_record(run.paths.slice_list, SliceList).slices if is_sliced(run) else ()
 
 
 def unsharded_requests(run: Run, benchmark: str) -> Counter[bytes]:
@@ -108,12 +74,6 @@ def plan_sliced(run: Run) -> RoundPlan:
     merge(run)
     requests = chain.from_iterable(_requests(run, b.name) for b in run.spec.benchmarks)
     return plan_round(run, 1, requests, partial(settle_answered, run))
-
-
-def slice_outcomes(run: Run) -> list[SliceOutcome]:
-    """Of every attempt that came to its end."""
-    found = sorted(run.paths.slices.glob("*/*-*/outcome.json"))
-    return [read_record(path, SliceOutcome) for path in found]
 
 
 def refuse_foreign(outcomes: Iterable[SliceOutcome]) -> None:

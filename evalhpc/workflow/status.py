@@ -18,6 +18,7 @@ from evalhpc.workflow.records import read_object, read_record
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shard_failures import ShardFailure, shard_failures, silent_shards
+from evalhpc.workflow.slice_list import SLICE_ROUND, is_sliced, load_slices
 
 State = Literal[
     "rendered", "planning", "answering", "collecting", "complete", "failed", "cancelled", "stalled"
@@ -81,7 +82,7 @@ def run_status(run: Run, slurm: Slurm | None = None) -> RunStatus:
     jobs = job_views(recorded_jobs(run.paths), slurm)
     failure = _failure(run)
     state = _state(run, jobs, failure, round_)
-    progress: dict[str, Any] = _round_progress(run, round_) if round_ else {}
+    progress: dict[str, Any] = _round_progress(run, round_) if round_ else _slice_progress(run)
     number, asked = _pass_progress(run, round_, state)
     return RunStatus(
         run_id=run.spec.run_id,
@@ -145,9 +146,9 @@ def _state(
         return "rendered"
     if not active:
         return "stalled"
-    if not round_:
+    if not round_ and not is_sliced(run):
         return "planning"
-    open_units = _open_units(run, round_)
+    open_units = _open_units(run, round_) if round_ else _open_slices(run)
     if open_units > 0 and active & {"shard", "driver"}:
         return "answering"
     return "collecting"
@@ -163,6 +164,30 @@ def _round_progress(run: Run, round_: int) -> dict[str, Any]:
         "units_done": len(plan.units) - _open_units(run, round_),
         "workers": workers,
     }
+
+
+def _slice_progress(run: Run) -> dict[str, Any]:
+    """Of round 1 while it is answered slice by slice, before it is planned."""
+    slices = load_slices(run)
+    if not slices:
+        return {}
+    outcomes = [
+        read_record(run.paths.outcome(0, benchmark.name), Outcome)
+        for benchmark in run.spec.benchmarks
+    ]
+    workers = _workers(run, SLICE_ROUND)
+    return {
+        "requests": sum(outcome.misses for outcome in outcomes),
+        "answered": sum(worker.answered for worker in workers),
+        "units": len(slices),
+        "units_done": len(slices) - _open_slices(run),
+        "workers": workers,
+    }
+
+
+def _open_slices(run: Run) -> int:
+    done = done_units(run.paths.round_leases(SLICE_ROUND))
+    return sum(1 for slice_ in load_slices(run) if slice_.id not in done)
 
 
 def _open_units(run: Run, round_: int) -> int:
@@ -198,8 +223,10 @@ def _why(run: Run, state: State, round_: int) -> str:
         return f"{stall_cause(run)}; evalhpc resume {run.paths.root}"
     if state == "rendered":
         return "nothing was submitted"
-    if state in ("complete", "failed", "cancelled") or not round_:
+    if state in ("complete", "failed", "cancelled"):
         return ""
+    if not round_:
+        return "shards run the harness on slices of the documents" if is_sliced(run) else ""
     misses = []
     for benchmark in run.spec.benchmarks:
         path = run.paths.outcome(round_ - 1, benchmark.name)
