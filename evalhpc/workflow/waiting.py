@@ -15,6 +15,7 @@ from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answering import answer
 from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.collect import note_failure
+from evalhpc.workflow.liveness import while_alive
 from evalhpc.workflow.queue import QueueDesk
 from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.run import Run
@@ -30,7 +31,11 @@ def answer_queue(run: Run, shard: int, replicas: Replicas, total: WorkCounts) ->
     """Answer until pass 0 is over; False when it failed."""
     desk = QueueDesk(run, shard)
     with desk:
-        uvloop.run(_serve(desk, replicas.ready()))
+        endpoints = replicas.ready()
+        serving = while_alive(
+            _serve(desk, endpoints), lambda: None if desk.leaving else replicas.death()
+        )
+        uvloop.run(serving)
     total.answered += desk.counts.answered
     total.units += desk.counts.units
     return not run.paths.failure.exists()
