@@ -54,10 +54,10 @@ def is_reference(text: str) -> bool:
 
 
 def parse_reference(text: str, registry: str | None = None) -> Reference:
-    """The image that `text` names; `registry` where it names none. Raises ConfigError.
+    """The image that `text` names; `registry` (HOST, or HOST/PATH of a mirror) where it names none.
 
     `HOST/PATH` is understood too, as it is everywhere but in Enroot: a first word with a dot or a
-    port is a registry.
+    port is a registry. Raises ConfigError.
     """
     host, slash, rest = text.removeprefix("docker://").partition("/")
     if slash and "#" not in text and ("." in host or ":" in host or host == "localhost"):
@@ -69,4 +69,14 @@ def parse_reference(text: str, registry: str | None = None) -> Reference:
             cause="it is [REGISTRY#]PATH[:TAG], PATH in lower case and without credentials",
             hint="for example nvidia/eval/lm-eval:25.09, or /path/to/image.sqsh for a file",
         )
-    return Reference(found["path"], found["registry"] or registry, found["tag"], found["digest"])
+    if found["registry"] or registry is None:
+        return Reference(found["path"], found["registry"], found["tag"], found["digest"])
+    site, _, prefix = registry.strip("/").partition("/")
+    if not re.fullmatch(_HOST, site):
+        raise ConfigError(
+            f"container.registry: {registry!r} is not the name of a host",
+            cause="it is HOST, HOST:PORT or HOST/PATH, without https://",
+            hint="correct it in the site file: evalhpc site show NAME",
+        )
+    path = f"{prefix}/{found['path']}" if prefix else found["path"]
+    return Reference(path, site, found["tag"], found["digest"])

@@ -3,8 +3,9 @@
 IMAGE_DIR/
   <name>+<16 digits>.sqsh       an image; its name says its content
   <name>+<16 digits>.sqsh.json  its record (models.image.ImageRecord)
-  .<name>.lock                  held by whoever imports <name>
-  .import-<name>.*/             an import under way
+  .<key>.lock                   held by whoever imports from one source
+  .import-<key>.*/              an import under way
+  .job-<name>-<time>-*/         script, wish, log and outcome of an import as a job
 """
 
 from __future__ import annotations
@@ -89,39 +90,39 @@ class ImageStore:
                 self.root.chmod(_FOLDER_MODE)
 
     @contextmanager
-    def locked(self, name: str, wait: float = 0.0, *, keep: bool = False) -> Iterator[bool]:
-        """The right to import `name`; StorageError if another has it for more than `wait` seconds.
+    def locked(self, key: str, wait: float = 0.0, *, keep: bool = False) -> Iterator[bool]:
+        """The right to import `key`; StorageError if another has it for more than `wait` seconds.
 
         The block is told whether the file system has locks at all. The lock file goes with the
         lock, unless it is to be kept.
         """
-        busy = f"another import of {name} into {self.root} is under way"
-        cause = f"{', '.join(path.name for path in self._work(name)) or 'it has just begun'}"
-        with exclusive(self._lock(name), busy, wait=wait, mode=_LOCK_MODE, cause=cause) as held:
+        busy = f"another import of {key} into {self.root} is under way"
+        cause = f"{', '.join(path.name for path in self._work(key)) or 'it has just begun'}"
+        with exclusive(self._lock(key), busy, wait=wait, mode=_LOCK_MODE, cause=cause) as held:
             try:
                 yield held
             finally:
                 if held and not keep:
-                    self._lock(name).unlink(missing_ok=True)
+                    self._lock(key).unlink(missing_ok=True)
 
-    def has_lock(self, name: str) -> bool:
-        """Whether there is a lock file for `name`, held or not."""
-        return self._lock(name).exists()
+    def has_lock(self, key: str) -> bool:
+        """Whether there is a lock file for `key`, held or not."""
+        return self._lock(key).exists()
 
     @contextmanager
-    def workspace(self, name: str) -> Iterator[Path]:
+    def workspace(self, key: str) -> Iterator[Path]:
         """A fresh folder in the store, so that a rename publishes from it; gone afterwards."""
         host = os.uname().nodename.partition(".")[0]
         with storage_errors(self.root):
-            folder = tempfile.mkdtemp(prefix=f".import-{name}.{host}.{os.getpid()}.", dir=self.root)
+            folder = tempfile.mkdtemp(prefix=f".import-{key}.{host}.{os.getpid()}.", dir=self.root)
         try:
             yield Path(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self, name: str) -> None:
-        """Remove what killed imports of `name` left; only for the holder of its lock."""
-        for folder in self._work(name):
+    def clear(self, key: str) -> None:
+        """Remove what killed imports of `key` left; only for the holder of its lock."""
+        for folder in self._work(key):
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, temporary: Path, record: ImageRecord) -> None:
@@ -159,12 +160,12 @@ class ImageStore:
                 path.with_name(path.name + _RECORD).unlink(missing_ok=True)
             sync_folder(self.root)
 
-    def _lock(self, name: str) -> Path:
-        return self.root / f".{name}.lock"
+    def _lock(self, key: str) -> Path:
+        return self.root / f".{key}.lock"
 
-    def _work(self, name: str) -> list[Path]:
-        # The name of another image may begin alike, but no name holds the host's dots and digits.
-        pattern = re.compile(rf"\.import-{re.escape(name)}\.[^.]*\.\d+\.[^.]+")
+    def _work(self, key: str) -> list[Path]:
+        # The key of another image may begin alike, but no key holds the host's dots and digits.
+        pattern = re.compile(rf"\.import-{re.escape(key)}\.[^.]*\.\d+\.[^.]+")
         return [path for path in self._names(".import-*") if pattern.fullmatch(path.name)]
 
     def _names(self, pattern: str) -> list[Path]:

@@ -47,7 +47,7 @@ def import_image(
 ) -> Imported:
     """The image in the store, imported now unless it is there; raises EvalhpcError.
 
-    Whoever asks while another imports the same name waits for that, and gets its image.
+    Whoever asks while another imports the same waits for that, and gets its image.
     """
     store = ImageStore(Path(wish.image_dir))
     source = _Source(wish, environ)
@@ -55,11 +55,11 @@ def import_image(
     if found is None:
         source.check(store.root)
         store.make()
-        with store.locked(wish.name, lock_wait) as certain:
+        with store.locked(source.key, lock_wait) as certain:
             found = None if wish.again else source.find(store)
             if found is None:
                 if certain:
-                    store.clear(wish.name)
+                    store.clear(source.key)
                 record = _made(store, source)
                 return Imported(record, store.path(record), fresh=True)
     if found.name != wish.name:
@@ -68,7 +68,7 @@ def import_image(
 
 
 def _made(store: ImageStore, source: _Source) -> ImageRecord:
-    with store.workspace(source.wish.name) as work:
+    with store.workspace(source.key) as work:
         temporary = work / "image"
         log.info("importing %s into %s", source.reference, store.root)
         tool, sha256 = source.make(temporary)
@@ -97,7 +97,7 @@ def _named(store: ImageStore, found: ImageRecord, name: str) -> ImageRecord:
     record = found.model_copy(
         update={"name": name, "file": file_name(name, found.sha256, suffix), "imported": now()}
     )
-    with store.locked(name), store.workspace(name) as work:
+    with store.workspace(name) as work:
         try:
             os.link(store.path(found), work / "image")
         except OSError:  # another user's file, or a file system without links
@@ -122,6 +122,12 @@ class _Source:
             with storage_errors(Path(wish.path)):
                 found = Path(wish.path).stat()
             self.size, self.mtime_ns = found.st_size, found.st_mtime_ns
+
+    @property
+    def key(self) -> str:
+        """What its lock and its work folder are called: the same for all who want this image."""
+        stem = self.image.name if self.image else "file"
+        return f"{stem}-{hashlib.sha256(self.reference.encode()).hexdigest()[:8]}"
 
     def find(self, store: ImageStore) -> ImageRecord | None:
         """The newest whole image of this source; of the wished name, where there is one."""

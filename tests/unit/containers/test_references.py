@@ -34,6 +34,7 @@ def test_what_is_recorded_is_read_back(
     ("text", "registry", "meant"),
     [
         ("team/x:1", "registry.example", "registry.example#team/x:1"),
+        ("team/x:1", "registry.example/mirror", "registry.example#mirror/team/x:1"),
         ("team/x:1", None, "team/x:1"),
         ("other.example#team/x", "registry.example", "other.example#team/x"),
         ("docker://other.example/team/x:1", "registry.example", "other.example#team/x:1"),
@@ -53,6 +54,12 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_reference(text)
     assert "for example" in caught.value.hint
+
+
+def test_a_registry_is_a_host() -> None:
+    """Not a URL."""
+    with pytest.raises(ConfigError, match=r"container\.registry"):
+        parse_reference("x", "https://registry.example")
 
 
 def test_files_names_and_references_are_told_apart() -> None:
