@@ -68,6 +68,19 @@ _APPTAINER = {
         "deployment": {"tensor_parallel": 4, "image": "/images/vllm.sif"}}),
 }  # fmt: skip
 
+
+def _in_images(runtime: str, **container: Any) -> dict[str, Any]:
+    """Harness and server in images, started by `runtime`."""
+    return {
+        **_HF_CPU,
+        "deployment": {**_HF_CPU["deployment"], "image": "/images/hf.sqsh"},
+        "site": {
+            "container": {"runtime": runtime, "mounts": ["/data:/data:ro", "/:/host"], **container}
+        },
+        "harnesses": {"lm-eval": {"image": "/images/lm-eval.sqsh"}},
+    }
+
+
 _OTHERS = ("nemo-evaluator", "inspect-ai", "lucebench", "command")
 _EVERY_HARNESS: dict[str, Any] = {
     "harnesses": {name: {"name": name, "template": f"{name}.sh.j2", "results": name}
@@ -102,6 +115,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "every-option": merged(_VLLM, _EVERY_OPTION),
         "gpus-per-node": merged(merged(_VLLM, _EVERY_OPTION),
                                 {"site": {"slurm": {"gpu_request": "gpus-per-node"}}}),
+        "bwrap": _in_images("bwrap", node_dir="$TMPDIR"),
+        "charliecloud": _in_images("charliecloud", unpack=False, options=["--write-fake"]),
+        "apptainer": _in_images("apptainer", options=["--rocm"]),
+        "pyxis": _in_images("pyxis", options=["--container-remap-root"]),
     },
     "eos": {
         "endpoint": _PYXIS,

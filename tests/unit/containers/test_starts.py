@@ -79,6 +79,7 @@ def test_variables_of_the_image_come_on_top(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "environment").write_text(
         "# a comment\nPATH=\"/opt/venv/bin:/bin\"\nexport A='x y'\nEVALHPC_PORT=1\nno line\n"
+        "C=${B}-${D}\n"
     )
     outer = {
         "PATH": "/node/bin", "EVALHPC_PORT": "80", "LD_LIBRARY_PATH": "/cuda", "TMPDIR": "/scratch",
@@ -86,6 +87,7 @@ def test_variables_of_the_image_come_on_top(tmp_path: Path) -> None:
     }  # fmt: skip
     assert inner_environment(outer, tmp_path, "/h") == {
         "PATH": "/opt/venv/bin:/bin", "EVALHPC_PORT": "80", "HOME": "/h", "A": "x y", "B": "b",
+        "C": "b-",
     }  # fmt: skip
 
 

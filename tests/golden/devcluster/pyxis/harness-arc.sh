@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Benchmark arc: task arc_easy of lm-eval, unmodified.
+# Each pass runs it against a gateway. By hand, against any OpenAI-compatible server:
+#   EVALHPC_BASE_URL=http://HOST:PORT/v1 EVALHPC_OUTPUT_DIR=/a/folder bash harness-arc.sh
+# EVALHPC_API_KEY is sent as bearer token, where the server wants one.
+# It runs in an image, which sees of the host only the run directory and what else is mounted below.
+set -euo pipefail
+umask 077
+
+# --- environment -------------------------------------------------------------------------------
+# A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
+# SLURM_* of a job that it was called in. These would change how the steps of this one run.
+unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" "${!SLURM_GPU_BIND@}" "${!SRUN_@}"
+unset SLURM_DISTRIBUTION SLURM_HINT SLURM_TRES_PER_TASK SLURM_EXPORT_ENV
+# Where Slurm could not load the user's login environment, the little that programs rely on.
+[[ -n ${HOME:-} ]] || HOME=~
+[[ -n ${USER:-} ]] || USER=$(id -un 2>/dev/null || id -u)
+export HOME USER PATH
+export EVALHPC_ENVIRONMENT=demo-0000000000
+export EVALHPC_PYTHON=/opt/evalhpc/bin/python
+export PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+# --- container ---------------------------------------------------------------------------------
+# This script starts itself again inside the image.
+if [[ ${EVALHPC_STEP:-} != harness-arc.sh ]]; then
+  step=(
+    srun --overlap --export=ALL --nodes=1 --ntasks=1 --ntasks-per-node=1
+    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
+    --container-image=/images/lm-eval.sqsh
+    '--container-mounts=/shared/runs/demo:/shared/runs/demo,/models/tiny:/models/tiny:ro,/data:/data:ro,/:/host'
+    --no-container-mount-home
+    --no-container-entrypoint
+    --container-remap-root
+  )
+  # The gateway and the model server listen on this node's loopback.
+  [[ -z ${SLURMD_NODENAME:-} ]] || step+=(--nodelist="$SLURMD_NODENAME")
+  export EVALHPC_STEP=harness-arc.sh
+  exec "${step[@]}" bash /shared/runs/demo/scripts/harness-arc.sh "$@"
+fi
+
+# --- harness -----------------------------------------------------------------------------------
+: "${EVALHPC_BASE_URL:?the base URL of an OpenAI-compatible API, ending in /v1}"
+: "${EVALHPC_OUTPUT_DIR:?the folder for the output}"
+mkdir -p "$EVALHPC_OUTPUT_DIR"
+
+case "$EVALHPC_BASE_URL" in
+*[\"\\]* | *[[:cntrl:][:space:]]*)
+    echo "EVALHPC_BASE_URL is not a plain URL: $EVALHPC_BASE_URL" >&2
+    exit 2
+    ;;
+esac
+cd "$EVALHPC_OUTPUT_DIR" # lm-eval records the git revision of the folder that it runs in
+tasks=/shared/runs/demo/tasks/arc
+model_args='{"max_length":2048,"max_retries":3,"model":"tiny","num_concurrent":16,"seed":1234,"timeout":86400,"tokenizer":"/models/tiny","tokenizer_backend":"huggingface"}'
+model=local-completions
+url="$EVALHPC_BASE_URL/completions"
+# shellcheck disable=SC2054 # a comma here belongs to a value
+arguments=(
+    --model "$model"
+    --model_args "${model_args%\}},\"base_url\":\"$url\"}"
+    --tasks arc_easy
+    --include_path "$tasks"
+    --output_path "$PWD"
+    --log_samples
+    --seed 1234
+)
+
+export OPENAI_API_KEY="${EVALHPC_API_KEY:-}"
+export PYTHONHASHSEED=1234 # set and dictionary order decide some prompts
+export PYTHONSAFEPATH=1                       # a file here must not shadow one of the harness
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
+export HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 TOKENIZERS_PARALLELISM=false
+unset LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER HF_TOKEN # both would change what it writes or sends
+scratch="$(mktemp -d)"
+if [ -e "$tasks/data.jsonl" ]; then
+    # The run brings the data along, so no shared (and lockable) data set cache is needed.
+    export HF_DATASETS_CACHE="$scratch"
+fi
+status=0
+lm_eval run "${arguments[@]}" || status=$?
+rm -rf "$scratch"
+exit "$status"
