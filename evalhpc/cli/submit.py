@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from evalhpc.cli.output import print_json
 from evalhpc.cli.values import budget, folder, word
 
 if TYPE_CHECKING:
+    from evalhpc.models.runspec import RunSpec
     from evalhpc.workflow.prepare import Prepared
     from evalhpc.workflow.run import Run
 
@@ -107,6 +108,8 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     show_notes(found)
     if not as_json:
         click.echo(f"run {run.spec.run_id} in {run.paths.root}")
+        for line in serving_lines(run.spec):
+            click.echo(f"  {line}")
         for job in jobs:
             click.echo(f"  {job.kind}: {'job' if job.scheduler == 'slurm' else 'process'} {job.id}")
         for line in estimate_lines(found):
@@ -118,6 +121,10 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
                 "run_dir": str(run.paths.root),
                 "hash": run.hash,
                 "jobs": [job.model_dump() for job in jobs],
+                "deployments": {
+                    name: served.deployment.model_dump(mode="json")
+                    for name, served in run.spec.served().items()
+                },
                 "estimate": found.model_dump(mode="json"),
             }
         )
@@ -127,6 +134,15 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
         sys.exit(follow(run, as_json=as_json))
     if not as_json:
         click.echo(f"next: evalhpc status {run.paths.root}")
+
+
+def serving_lines(spec: RunSpec) -> Iterator[str]:
+    """What serves each endpoint, in which sizes, and why."""
+    for name, served in spec.served().items():
+        model, deployment = served.model, served.deployment
+        yield f"{name}: {model.model_id} ({model.format}), served by {deployment.kind}"
+        for reason in deployment.reasons:
+            yield f"  {reason}"
 
 
 @click.command(

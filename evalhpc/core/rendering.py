@@ -54,6 +54,7 @@ def render_run(spec: RunSpec, run_dir: str, sources: Mapping[str, str]) -> dict[
         "nodes",
         "tasks_per_node",
         "tidies_up",
+        "reasons",
         "endpoints",
     )
     templates = Templates(sources, names=(*common, *per_script))
@@ -182,6 +183,7 @@ def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, 
         "nodes": deployment.nodes,
         "tasks_per_node": deployment.tasks_per_node,
         "tidies_up": deployment.uses_ray,
+        "reasons": tuple(map(Verbatim, deployment.reasons)),
         "threads": deployment.threads,
     }
 

@@ -29,6 +29,7 @@ class Serving(Frozen):
     replicas: Size = 1  # copies in one allocation, behind one endpoint
     dialect: Dialect = "openai"  # what the server speaks
     one_sampling_config: bool = False  # a batch gets its first request's settings: never mix
+    reasons: tuple[str, ...] = ()  # for its sizes, a line each, for people
 
     @property
     def copies_itself(self) -> bool:
@@ -43,6 +44,11 @@ class Serving(Frozen):
     @property
     def takes_token(self) -> bool:
         """Whether the server refuses requests without EVALHPC_SERVER_TOKEN."""
+        return False
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether one server process may run on several nodes."""
         return False
 
     @property
@@ -109,6 +115,11 @@ class Parallel(Serving):
     context_parallel: Size = 1
 
     @property
+    def spans_nodes(self) -> bool:
+        """Where a copy has more GPUs than a node."""
+        return True
+
+    @property
     def copy_gpus(self) -> int:
         """Tensor × pipeline × context parallel, on GPUs."""
         size = self.tensor_parallel * self.pipeline_parallel * self.context_parallel
@@ -153,6 +164,11 @@ class Nim(Parallel):
 
     kind: Literal["nim"] = "nim"
     command: str = "/opt/nim/start_server.sh"
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Its containers find one another in ways of their own, which are not Slurm's."""
+        return False
 
 
 class ExportDeploy(Parallel):

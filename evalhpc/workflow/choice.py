@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from evalhpc.config.layers import deep_merge
@@ -23,7 +23,7 @@ from evalhpc.models.deployment import (
     Serving,
 )
 from evalhpc.models.site import DeployDefaults, Site
-from evalhpc.models.suite import EndpointWish, ServiceKind
+from evalhpc.models.suite import EndpointWish
 
 #: What serves a format where the site does not say otherwise.
 DEFAULT_SERVERS = {
@@ -43,20 +43,10 @@ _UNSERVED = {
 _BATCH = 32
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A deployment, and how it came about in words."""
-
-    deployment: Serving
-    reasons: tuple[str, ...]
-
-
-def choose_deployment(
-    model: Model, site: Site, kinds: Iterable[ServiceKind] = (), *, taken: int = 0
-) -> Choice:
+def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
     """The server for `model` at `site`, laid out over its GPUs; ModelError, ConfigError.
 
-    `kinds`: what the benchmarks ask of it; `taken`: GPUs of a node that other endpoints have.
+    `taken`: GPUs of a node that other endpoints have.
     """
     kind = _server(model, site)
     type_ = DEPLOYMENTS[kind]
@@ -68,7 +58,6 @@ def choose_deployment(
         "extra_args": site.deploy.extra_args,
         "image": site.container.images.get(kind),
     }
-    reasons: tuple[str, ...] = ()
     if issubclass(type_, Parallel):
         layout = _layout(model, site, type_, taken, options)
         data |= {
@@ -77,25 +66,33 @@ def choose_deployment(
             "nodes": layout.nodes,
             "gpus": layout.gpus,
             "replicas": layout.replicas,
+            "reasons": layout.reasons,
         }
-        reasons = layout.reasons
     elif site.deploy.replicas:
         data["replicas"] = site.deploy.replicas
     if issubclass(type_, ExportDeploy):
         data["model_format"] = model.format
-        # An echo of the prompt is only right in a batch of its own, and completions may ask for it.
-        data["max_batch_size"] = 1 if "completions" in kinds else _BATCH
+        # A worker keeps unlike requests apart, but knows nothing of other shards' requests.
+        mixed = site.deploy.topology == "job" and site.run.shards > 1
+        data["max_batch_size"] = 1 if mixed else _BATCH
     if issubclass(type_, Existing):
         data["rate_limit"] = site.deploy.rate_limit
     deployment = validate(type_, data | options, f"site {site.name!r}: deploy.options.{kind}")
-    return Choice(_one_configuration(deployment), reasons)
+    if deployment.nodes > 1 and not deployment.spans_nodes:
+        raise ConfigError(
+            f"the model needs {deployment.nodes} nodes, and {kind} stays on one",
+            cause="; ".join(deployment.reasons),
+            hint=f"choose another server: --set deploy.servers.{model.format}=vllm",
+        )
+    return _one_configuration(deployment)
 
 
 def _one_configuration(deployment: Serving) -> Serving:
     """A batch takes its first request's settings for all: then never two kinds at once."""
     if not isinstance(deployment, ExportDeploy):
         return deployment
-    return deployment.model_copy(update={"one_sampling_config": deployment.max_batch_size > 1})
+    mixed = deployment.max_batch_size > 1
+    return deployment.model_copy(update={"one_sampling_config": mixed})
 
 
 def _server(model: Model, site: Site) -> str:

@@ -52,7 +52,7 @@ def find_endpoints(
     for name, wish in {**suite.endpoints, **parse_others(others)}.items():
         model, more = _other_model(checked_name(name), wish, environ)
         there = site_for(wish, site, name)
-        deployment = choose_deployment(model, there, (wish.kind,), taken=taken).deployment
+        deployment = choose_deployment(model, there, taken=taken)
         taken += deployment.replicas * deployment.gpus
         served[name] = Served(
             model=model,

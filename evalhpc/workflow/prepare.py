@@ -94,15 +94,14 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
     benchmarks = merge_params(suite, site, overrides)
     model, warnings = find_subject(wish, benchmarks, environ)
     endpoints, more = find_endpoints(suite, wish.others, site, environ)
-    kinds = {benchmark.params.endpoint for benchmark in benchmarks}
     taken = sum(s.deployment.replicas * s.deployment.gpus for s in endpoints.values())
-    choice = choose_deployment(model, site, kinds, taken=taken)
+    deployment = choose_deployment(model, site, taken=taken)
     harnesses = {b.harness: harness_spec(b.harness) for b in suite.benchmarks}
     spec = resolve(
         layer,
         suite,
         model,
-        choice.deployment,
+        deployment,
         harnesses,
         overrides,
         endpoints=endpoints,

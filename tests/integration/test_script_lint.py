@@ -41,7 +41,7 @@ AWKWARD = [
 
 def scripts() -> list[Path]:
     """Every golden script."""
-    return sorted(path for path in GOLDEN.rglob("*") if path.is_file())
+    return sorted(path for path in GOLDEN.rglob("*") if path.suffix in (".sh", ".sbatch"))
 
 
 def test_bash_parses_every_golden_script() -> None:

@@ -1,0 +1,260 @@
+#!/usr/bin/env bash
+# One replica of 'our model', in the foreground, with an OpenAI-compatible API.
+# By hand:  EVALHPC_HOST=127.0.0.1 EVALHPC_PORT=8000 bash server.sh
+# This server knows no token: keep it on an address that only this node reaches.
+set -euo pipefail
+umask 077
+
+# --- environment -------------------------------------------------------------------------------
+# A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
+# SLURM_* of a job that it was called in. These would change how the steps of this one run.
+unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" "${!SLURM_GPU_BIND@}" "${!SRUN_@}"
+unset SLURM_DISTRIBUTION SLURM_HINT SLURM_TRES_PER_TASK SLURM_EXPORT_ENV
+# Where Slurm could not load the user's login environment, the little that programs rely on.
+[[ -n ${HOME:-} ]] || HOME=~
+[[ -n ${USER:-} ]] || USER=$(id -un 2>/dev/null || id -u)
+export HOME USER PATH
+export EVALHPC_ENVIRONMENT=demo-0000000000
+export EVALHPC_PYTHON=/opt/evalhpc/bin/python
+export PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+# What the nodes of one start share: a new folder, and a token that is never written down.
+if [[ -z ${EVALHPC_STEP:-} ]]; then
+  rendezvous=/shared/runs/demo/endpoints
+  mkdir -p "$rendezvous"
+  EVALHPC_RENDEZVOUS=$(mktemp -d "$rendezvous/start.XXXXXX")
+  RAY_AUTH_TOKEN=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
+  export EVALHPC_RENDEZVOUS RAY_AUTH_TOKEN
+fi
+
+# --- container ---------------------------------------------------------------------------------
+# This script starts itself again inside the image.
+if [[ ${EVALHPC_STEP:-} != server.sh ]]; then
+  step=(
+    srun --overlap --export=ALL --nodes=1 --ntasks=1 --ntasks-per-node=1
+    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1
+    --container-image=/images/server.sqsh
+    '--container-mounts=/shared/runs/demo:/shared/runs/demo,/models/our model:/models/our model:ro,/datasets:/data:ro'
+    --no-container-mount-home
+    --no-container-entrypoint
+  )
+  # The gateway and the model server listen on this node's loopback.
+  [[ -z ${SLURMD_NODENAME:-} ]] || step+=(--nodelist="$SLURMD_NODENAME")
+  export EVALHPC_STEP=server.sh
+  # Asked to end, srun kills its tasks at once; SIGUSR1 it hands on to them, and they tidy up.
+  set -m # srun gets a process group of its own: only we tell it to end
+  "${step[@]}" bash /shared/runs/demo/scripts/server.sh "$@" &
+  set +m
+  srun_pid=$!
+  # shellcheck disable=SC2317,SC2329 # the trap calls it
+  end_step() {
+    kill -USR1 "$srun_pid"
+    for _ in {1..60}; do
+      kill -0 "$srun_pid" 2>/dev/null || exit 143
+      sleep 0.1
+    done
+    kill "$srun_pid"
+    exit 143
+  }
+  trap end_step TERM INT
+  code=0
+  wait "$srun_pid" || code=$?
+  exit "$code"
+fi
+
+# --- server ------------------------------------------------------------------------------------
+: "${EVALHPC_HOST:?the address to listen on, e.g. 127.0.0.1}"
+: "${EVALHPC_PORT:?the port to listen on}"
+# Where several copies share a node, each has GPUs of its own; a step sets its own list before this.
+[[ -z ${EVALHPC_GPUS:-} ]] || export CUDA_VISIBLE_DEVICES="$EVALHPC_GPUS"
+# A Hugging Face checkpoint in transformers, on Ray Serve: Export-Deploy's script, unmodified.
+script=/opt/Export-Deploy/scripts/deploy/nlp/deploy_ray_hf.py
+[[ -r $script ]] || { echo "$script is not here: this needs a NeMo container" >&2; exit 1; }
+server=(
+  python "$script"
+  --model_path '/models/our model'
+  --model_id 'our model'
+  --host "$EVALHPC_HOST" --port "$EVALHPC_PORT"
+  --num_gpus 8 --num_replicas 1
+  --num_gpus_per_replica 8
+  --num_cpus_per_replica 8
+  '--its own'
+  '$option'
+)
+# Up to 0.2 it saw two GPUs unless it was told; over several nodes it must not be told.
+server+=(--cuda_visible_devices "${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 7)}")
+# --- several nodes: the first one publishes where it is, the others wait for that ---------------
+# A new folder on the shared file system, the same on all nodes; the step's variables carry it.
+: "${EVALHPC_RENDEZVOUS:?a new folder that all nodes see}"
+node_rank="${SLURM_NODEID:-0}"
+seed="${SLURM_JOB_ID:-$$}"
+node_name="${SLURMD_NODENAME:-$(uname -n)}"
+# Slurm's and MPI's variables would draw the model's processes into the job's own MPI world.
+unset "${!SLURM_@}" "${!PMI_@}" "${!PMI2_@}" "${!PMIX_@}"
+die() { echo "$node_name: $*" >&2; exit 1; }
+
+# The address of this node that the others reach; EVALHPC_NODE_ADDRESS overrides the guess.
+node_address() {
+  [[ -z ${EVALHPC_NODE_ADDRESS:-} ]] || { echo "$EVALHPC_NODE_ADDRESS"; return; }
+  "$node_python" - "$node_name" <<'PYTHON'
+import socket, sys
+for name in (sys.argv[1], socket.gethostname()):
+    try:
+        found = [info[4][0] for info in socket.getaddrinfo(name, None, socket.AF_INET)]
+    except OSError:
+        continue
+    for address in found:
+        if not address.startswith("127."):
+            sys.exit(print(address))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    probe.connect(("10.255.255.255", 9))  # sends nothing: asks the routing table
+    print(probe.getsockname()[0])
+PYTHON
+}
+
+# The first port of a block that is free here, below 9000: clear of Ray's usual range and of the
+# kernel's. The search begins where the job's id says, so that two jobs on a node seldom meet.
+free_ports() { # SIZE SEED
+  "$node_python" - "$1" "$2" <<'PYTHON'
+import socket, sys
+size, seed = int(sys.argv[1]), int(sys.argv[2])
+blocks = (9000 - 2000) // size
+for step in range(blocks):
+    base = 2000 + (seed + step) % blocks * size
+    held = []
+    try:
+        for port in range(base, base + size):
+            probe = socket.socket()
+            held.append(probe)
+            probe.bind(("", port))
+    except OSError:
+        continue
+    finally:
+        for probe in held:
+            probe.close()
+    sys.exit(print(base))
+sys.exit(f"no {size} free TCP ports in a row between 2000 and 9000")
+PYTHON
+}
+
+publish() { # TEXT: whole or not at all
+  echo "$1" >"$EVALHPC_RENDEZVOUS/head.part"
+  mv "$EVALHPC_RENDEZVOUS/head.part" "$EVALHPC_RENDEZVOUS/head"
+}
+
+await_head() { # prints what the first node published
+  local end=$((SECONDS + ready_timeout))
+  until [[ -s $EVALHPC_RENDEZVOUS/head ]]; do
+    ((SECONDS < end)) || die "the first node published no address within $ready_timeout s"
+    sleep 0.3
+  done
+  cat "$EVALHPC_RENDEZVOUS/head"
+}
+
+node_python=python
+ready_timeout=1200
+[[ $node_python != */* ]] || PATH="${node_python%/*}:$PATH" # its own programs stand beside it
+
+# --- Ray: its head on the first node, a worker on each other ------------------------------------
+# Everything of it is under one short folder of this node's own, which goes when this script does.
+ray_folder=$(mktemp -d "${EVALHPC_NODE_TMP:-/tmp}/ehpc.XXXXXX")
+children=()
+# shellcheck disable=SC2317,SC2329 # the traps call it
+clean_up() {
+  trap '' TERM INT USR1
+  local pid
+  for pid in "${children[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for _ in {1..15}; do
+    kill -0 "${children[@]}" 2>/dev/null || break
+    sleep 0.1
+  done
+  # Ray's processes have sessions of their own; the folder in their command lines is only ours.
+  for pid in /proc/[0-9]*; do
+    if tr '\0' ' ' 2>/dev/null <"$pid/cmdline" | grep -qF -- "$ray_folder"; then
+      kill -9 "${pid#/proc/}" 2>/dev/null || true
+    fi
+  done
+  rm -rf "$ray_folder"
+}
+trap clean_up EXIT
+trap 'exit 143' TERM INT USR1
+
+export RAY_TMPDIR="$ray_folder" RAY_USAGE_STATS_ENABLED=0 RAY_COLOR_PREFIX=0
+unset RAY_ADDRESS
+# Only who has this start's token may join or use the cluster; it is in the environment alone.
+export RAY_AUTH_MODE=token
+: "${RAY_AUTH_TOKEN:?set by this script before its step starts}"
+
+node_ip=$(node_address)
+start_ray() { # ATTEMPT OPTION…: in the background, every port in a block of its own
+  base=$(free_ports 128 $((seed + 7 * $1 + 13 * node_rank)))
+  local options=("${@:2}")
+  ((node_rank > 0)) || options=(--head --port="$base" --include-dashboard=false)
+  ray start --block --log-color=false --node-ip-address="$node_ip" --disable-usage-stats \
+    --temp-dir="$ray_folder" --object-store-memory=500000000 \
+    --node-manager-port=$((base + 1)) --object-manager-port=$((base + 2)) \
+    --runtime-env-agent-port=$((base + 3)) --dashboard-agent-grpc-port=$((base + 4)) \
+    --dashboard-agent-listen-port=$((base + 5)) --metrics-export-port=$((base + 6)) \
+    --ray-client-server-port=$((base + 7)) \
+    --min-worker-port=$((base + 8)) --max-worker-port=$((base + 127)) \
+    --num-cpus=10 --num-gpus=8 "${options[@]}" &
+  ray_pid=$!
+  children=("$ray_pid")
+}
+ray_runs() { kill -0 "$ray_pid" 2>/dev/null; }
+
+if ((node_rank > 0)); then
+  head_address=$(await_head)
+  start_ray 0 --address="$head_address"
+  wait "$ray_pid" || true
+  die "the Ray worker of this node ended"
+fi
+
+# A port that was free a moment ago may be taken by now: then another block.
+for attempt in 1 2 3; do
+  start_ray "$attempt"
+  until (: <"/dev/tcp/$node_ip/$base") 2>/dev/null; do
+    ray_runs || continue 2
+    sleep 0.2
+  done
+  break
+done
+ray_runs || die "the Ray head did not start"
+export RAY_ADDRESS="$node_ip:$base"
+publish "$RAY_ADDRESS"
+
+# "Ray runtime started" comes before a node counts: ask until all are there, then watch them.
+"$node_python" - 1 "$ready_timeout" "$RAY_ADDRESS" "$ray_folder/all-here" <<'PYTHON' &
+import pathlib, sys, time
+import ray
+want, deadline = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+ray.init(address=sys.argv[3], log_to_driver=False, logging_level="warning")
+while (here := sum(node["Alive"] for node in ray.nodes())) < want:
+    if time.monotonic() > deadline:
+        sys.exit(f"only {here} of {want} nodes joined Ray within {sys.argv[2]} s")
+    time.sleep(0.5)
+print(f"Ray has its {want} nodes", flush=True)
+pathlib.Path(sys.argv[4]).touch()
+while (here := sum(node["Alive"] for node in ray.nodes())) >= want:
+    time.sleep(1)
+sys.exit(f"Ray lost a node: {here} of {want} are left")
+PYTHON
+watch_pid=$!
+children+=("$watch_pid")
+until [[ -e $ray_folder/all-here ]]; do
+  ray_runs || die "the Ray head ended"
+  kill -0 "$watch_pid" 2>/dev/null || die "the Ray cluster is not complete"
+  sleep 0.3
+done
+
+# --- the server, on the first node; if anything of this ends, all of it does ---------------------
+"${server[@]}" &
+server_pid=$!
+children+=("$server_pid")
+wait -n || true
+ray_runs || die "the Ray head ended"
+kill -0 "$watch_pid" 2>/dev/null || die "the Ray cluster lost a node"
+code=0
+wait "$server_pid" || code=$?
+die "the model server ended with exit code $code"
