@@ -6,6 +6,7 @@ They run in an environment of their own (`scripts/test` makes it), as in a conta
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -56,20 +57,29 @@ def ray_node(log: Path, *, gpus: int) -> Iterator[dict[str, str]]:
         **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         "RAY_ADDRESS": f"{LOOPBACK}:{port}",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     argv = [
         interpreter().with_name("ray"), "start", "--head", "--block", "--disable-usage-stats",
         "--node-ip-address", LOOPBACK, "--port", port, "--ray-client-server-port", free_port(),
+        "--dashboard-agent-listen-port", free_port(),
+        "--min-worker-port", 0, "--max-worker-port", 0,  # any, and none of the above
         "--num-gpus", gpus, "--num-cpus", 16, "--object-store-memory", 80_000_000,
         "--include-dashboard=false", "--include-log-monitor=false", "--temp-dir", folder,
     ]  # fmt: skip
     child = process.start([*map(str, argv)], log=log, env=env)
     try:
-        _until_started(log)
+        for _ in range(600):
+            if b"Ray runtime started" in log.read_bytes():
+                break
+            assert child.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.1)
+        else:
+            raise AssertionError(log.read_text()[-2000:])
         yield env
     finally:
-        process.stop(child)
+        process.stop(child, grace=1)  # its workers end with it
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -89,15 +99,7 @@ def deployed(
             _until_healthy(client, log)
             yield client
     finally:
-        process.stop(child)
-
-
-def _until_started(log: Path) -> None:
-    for _ in range(600):
-        if b"Ray runtime started" in log.read_bytes():
-            return
-        time.sleep(0.1)
-    raise AssertionError(log.read_text()[-2000:])
+        process.stop(child, grace=1)  # its own way of ending waits for each replica
 
 
 def _until_healthy(client: httpx.Client, log: Path) -> None:

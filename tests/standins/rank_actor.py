@@ -47,7 +47,7 @@ class ModelWorker:
         )
         answers = self.engine.generate(prompts, sampling)
         result: dict[str, Any] = {
-            "texts": [(a.prompt if echo else "") + _until_end(a.text) for a in answers]
+            "texts": [_until_end((a.prompt if echo else "") + a.text) for a in answers]
         }
         if sampling.log_probs:
             rows = [(a.prompt_log_probs if echo else []) + a.log_probs for a in answers]
@@ -78,6 +78,7 @@ def free_port(address: str) -> int:
 
 
 def _until_end(text: str) -> str:
+    """TEXT up to its last end marker, which may be one of an echoed prompt."""
     return text.rsplit(byte_tokenizer.END_TEXT, 1)[0]
 
 
