@@ -129,6 +129,25 @@ def test_a_slice_of_a_dead_shard_is_run_again_from_its_answers(
     assert evalhpc("verify", run_dir).returncode == 0
 
 
+@pytest.mark.parametrize("url", ["slow"], indirect=True)
+def test_what_a_dead_array_leaves_is_asked_request_by_request(
+    site: Path, url: str, tmp_path: Path
+) -> None:
+    """The collector plans what pass 0 asked; a second round holds only what has no answer."""
+    run_dir = tmp_path / "run"
+    done = submit(site, url, run_dir, "plain", "--shard-by", "samples", shards=1)
+    assert done.returncode == 0, done.stderr
+    said = _until(lambda: _working(run_dir, "00000"))
+    os.kill(said["pid"], signal.SIGKILL)
+    _until((run_dir / "certificate.json").is_file)
+    counts = json.loads((run_dir / "certificate.json").read_text())["counts"]
+    assert (counts["planned"], counts["answered"], counts["rounds"]) == (8, 8, 2)
+    assert counts["duplicates"] == 0
+    asked = json.loads((run_dir / "plan" / "2" / "units.json").read_text())["requests"]
+    assert 0 < asked <= 8 - said["answered"]
+    assert evalhpc("verify", run_dir).returncode == 0
+
+
 def _working(run_dir: Path, worker: str) -> dict[str, Any] | None:
     """What a shard says of itself, once it has answered something."""
     said = worker_stats(run_dir / "leases" / "0").get(worker, {})
