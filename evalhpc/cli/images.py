@@ -70,7 +70,11 @@ def import_(
 
     Once for all nodes: whoever imports the same at the same time waits for the first.
     """
-    from evalhpc.workflow.image_sites import import_wish, named_references, site_with_store
+    from evalhpc.workflow.image_sites import (  # start-up time
+        import_wish,
+        named_references,
+        site_with_store,
+    )
 
     if everything == (source is not None) or (everything and name):
         raise click.UsageError("give a SOURCE, or --all (which takes the names of the site's keys)")

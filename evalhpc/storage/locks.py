@@ -32,11 +32,15 @@ def exclusive(
     Where the file system has no locks, the block runs without one; it is told whether it has one.
     """
     deadline = time.monotonic() + wait
+    told = wait <= 0
     while (held := _take(path, mode)) is None:
         if time.monotonic() >= deadline:
             raise StorageError(
                 busy, cause=cause or "it was started twice", hint="wait for the other one to end"
             )
+        if not told:
+            log.info("%s: waiting for it", busy)
+            told = True
         time.sleep(_LOOK_SECONDS)
     fd, locked = held
     try:
