@@ -154,15 +154,18 @@ def _memory(_: click.Context, __: click.Parameter, value: str | None) -> int | N
 @click.option(
     "--gpus-per-node", type=click.IntRange(1), default=8, show_default=True, help="GPUs of a node."
 )
+@click.option("--site", callback=word, help="Suggest a layout for the GPUs of this site.")
 @_JSON
 def model_inspect(
-    checkpoint: str, gpu_memory: int | None, gpus_per_node: int, as_json: bool
+    checkpoint: str, gpu_memory: int | None, gpus_per_node: int, site: str | None, as_json: bool
 ) -> None:
     """What CHECKPOINT (a folder, a .gguf file or a demo name) is, from its files alone."""
     from evalhpc.core.sizing import GpuNode  # start-up time
-    from evalhpc.workflow.models import inspect_checkpoint  # start-up time
+    from evalhpc.workflow.models import gpus_of_site, inspect_checkpoint  # start-up time
 
     node = GpuNode(gpu_memory, gpus_per_node) if gpu_memory else None
+    if site is not None and node is None:
+        node = gpus_of_site(site, os.environ)
     found = inspect_checkpoint(checkpoint, node)
     if as_json:
         print_json(found)

@@ -10,7 +10,7 @@ from evalhpc.config.layers import deep_merge
 from evalhpc.config.schema import did_you_mean
 from evalhpc.config.validation import validate
 from evalhpc.core.layout import Layout, Room, Wanted, lay_out
-from evalhpc.core.sizing import ModelSize
+from evalhpc.core.sizing import GpuNode, ModelSize
 from evalhpc.errors import ConfigError, ModelError
 from evalhpc.models.checkpoint import Model
 from evalhpc.models.deployment import (
@@ -176,11 +176,19 @@ def _options(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {**nested, **dotted}
 
 
+def node_of(site: Site) -> GpuNode | None:
+    """The GPUs of the site's nodes; None where it does not say how much memory they have."""
+    memory = _bytes(site.deploy.gpu_memory)
+    gpus = site.resources.shard.gpus_per_node
+    return GpuNode(memory, gpus) if memory and gpus else None
+
+
 def _bytes(memory: str | None) -> int | None:
+    """Bytes of `80G` as GPUs are sold: 80·10⁹, a little less than they have."""
     if memory is None:
         return None
     power = " KMGT".find(memory[-1])
-    return int(memory[:-1]) << 10 * power if power > 0 else int(memory) << 20
+    return int(memory[:-1]) * 1000**power if power > 0 else int(memory) * 1000**2
 
 
 def site_for(wish: EndpointWish, site: Site, name: str) -> Site:

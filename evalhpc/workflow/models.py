@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evalhpc.config.sites import load_site
+from evalhpc.config.validation import validate
 from evalhpc.core.sizing import GpuNode, ModelSize, suggest
 from evalhpc.deploy.inspection import Inspection, demo_models, inspect_model, resolve_model
-from evalhpc.errors import ModelError
+from evalhpc.errors import ConfigError, ModelError
+from evalhpc.models.site import Site
+from evalhpc.workflow.choice import node_of
+
+
+def gpus_of_site(name: str, environ: Mapping[str, str]) -> GpuNode:
+    """The GPUs of a node at this site; raises ConfigError where its file does not say."""
+    layer = load_site(name, environ)
+    node = node_of(validate(Site, layer.data, str(layer.path)))
+    if node is None:
+        raise ConfigError(
+            f"site {name!r} does not say what GPUs its nodes have",
+            cause="deploy.gpu_memory or resources.shard.gpus_per_node is not set there",
+            hint="evalhpc model inspect CKPT --gpu-memory 80G --gpus-per-node 8",
+        )
+    return node
 
 
 def inspect_checkpoint(name: str, node: GpuNode | None = None) -> dict[str, Any]:
