@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.integration.cluster import (
     EX_MISSING_PACKAGES,
@@ -17,25 +18,44 @@ from tests.integration.cluster import (
 DEFAULT_STATE = "/var/tmp/evalhpc-devcluster"
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
-#: The files that take longest, which are begun first; the matrix of exactness comes before them.
-LONGEST = ("whole_path", "local_path", "turns", "bad_input", "hf_server", "bad_cluster",
-           "devcluster", "failed_requests", "endpoints", "lm_eval_script")  # fmt: skip
+#: Files whose tests share no fixture and take long: each test goes to any worker.
+SPREAD = frozenset({"exactness", "slices_exact", "turns", "slices", "failed_requests", "endpoints"})
+#: What takes longest, begun first. Any other file comes after these.
+LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
+           "local_path", "containers", "bad_cluster", "bad_input", "hf_server", "devcluster",
+           "turns", "slices_cluster", "lm_eval_script", "slurm_gate", "images", "slices",
+           "failed_requests", "endpoints")  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook too
+class FilesAndCells(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
+    """Gives each worker a file at a time, or one test of a file that is spread.
+
+    (What `--dist loadgroup` is for; pytest 9.2 hides its groups from pytest-xdist 3.8.)
+    """
+
+    def __init__(self, config: pytest.Config, log: object = None) -> None:
+        config.option.loadscopereorder = False  # in the order of `_rank`
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if _name(Path(file)) in SPREAD else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return FilesAndCells(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is one worker's, with its fixtures; the cells of a matrix are spread over workers."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            cell = item.get_closest_marker("exactness")
-            item.add_marker(pytest.mark.xdist_group(item.name if cell else item.path.stem))
-    items.sort(key=_rank)
+    items.sort(key=lambda item: _rank(_name(item.path)))
 
 
-def _rank(item: pytest.Item) -> int:
-    name = item.path.stem.removeprefix("test_")
-    if item.get_closest_marker("exactness"):
-        return -1
+def _name(file: Path) -> str:
+    return file.stem.removeprefix("test_")
+
+
+def _rank(name: str) -> int:
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
@@ -61,18 +81,30 @@ def with_accounting() -> bool:
     return all(shutil.which(name, path=SBIN) for name in ("slurmdbd", "mariadbd"))
 
 
+def pytest_unconfigure() -> None:
+    """Workers of a run that is interrupted are killed before they can end their clusters."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pattern = _state(f"-test-{os.getpid()}-*")
+        for left in pattern.parent.glob(pattern.name):
+            DevCluster(left).script("down")
+
+
+def _state(suffix: str = "") -> Path:
+    return Path(os.environ.get("EVALHPC_DEVCLUSTER_DIR", DEFAULT_STATE) + suffix)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[DevCluster]:
     """Four nodes for the whole session; a test that breaks one puts it right again.
 
     ``EVALHPC_DEVCLUSTER_KEEP=1``: the cluster in ``EVALHPC_DEVCLUSTER_DIR`` is taken over
-    if there is one, and left running.
+    if there is one, and left running. Workers of pytest-xdist have one each, whatever it says.
     """
-    keep = os.environ.get("EVALHPC_DEVCLUSTER_KEEP") == "1"
-    folder = os.environ.get("EVALHPC_DEVCLUSTER_DIR", DEFAULT_STATE)
-    if not keep:
-        folder += f"-test-{os.getpid()}"
-    shared = DevCluster(Path(folder))
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    keep = os.environ.get("EVALHPC_DEVCLUSTER_KEEP") == "1" and worker is None
+    run = os.getppid() if worker else os.getpid()
+    kept, own = _state(), _state(f"-test-{run}-{worker or 'alone'}")
+    shared = DevCluster(kept if keep else own)
     try:
         up_or_skip(shared, nodes=4, accounting=with_accounting())
         yield shared
