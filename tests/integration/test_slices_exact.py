@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness_tasks.lm_eval_group import write_group
 from tests.integration import harness_outputs
+from tests.integration.lm_eval_tasks import write_tasks
 from tests.integration.test_exactness import scripted
 from tests.integration.test_local_path import evalhpc
 from tests.models import tiny
@@ -21,14 +22,15 @@ pytestmark = [pytest.mark.server, pytest.mark.exactness]
 
 DOCUMENTS, LIMIT, SHARDS = 8, 5, 2
 #: Subtasks whose prompts depend on their own document alone.
-ZERO_SHOT = ["every_corpus", "every_filter", "every_sampled", "every_perplexity"]
+ZERO_SHOT = ["every_filter", "every_sampled", "every_perplexity"]
 
 
 def submit(
     tmp_path: Path, url: str, task: str, *more: object
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run by samples over the tasks of `write_group`; its directory, and how it ended."""
+    """A run by samples over the tasks written here; its directory, and how it ended."""
     folder = write_group(tmp_path / "group", DOCUMENTS)
+    write_tasks(folder / "few_shot", DOCUMENTS)
     group = {"group": "zero_shot", "task": ZERO_SHOT}
     (folder / "zero_shot.yaml").write_text(json.dumps(group))  # JSON is YAML
     tokenizer = tmp_path / "tokenizer"
@@ -44,7 +46,7 @@ def submit(
 
 
 def test_slices_of_a_group_leave_what_a_plain_run_leaves(tmp_path: Path) -> None:
-    """Four subtasks, repeats and corpus metrics; of a limit, its first documents are cut."""
+    """Three subtasks, with filters and repeats; of a limit, its first documents are cut."""
     with scripted(tmp_path / "sliced.log", 1) as url:
         run_dir, done = submit(tmp_path, url, "zero_shot", "--limit", LIMIT)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -58,7 +60,7 @@ def test_slices_of_a_group_leave_what_a_plain_run_leaves(tmp_path: Path) -> None
     )
 
     certificate = json.loads((run_dir / "certificate.json").read_text())
-    asked = LIMIT * (1 + 1 + 3 + 1)
+    asked = LIMIT * (1 + 3 + 1)
     assert certificate["counts"]["planned"] == certificate["counts"]["answered"] == asked
     assert certificate["counts"]["rounds"] == 1
     cut = [json.loads(path.read_text()) for path in run_dir.glob("slices/zero_shot/*.json")]
@@ -70,12 +72,12 @@ def test_slices_of_a_group_leave_what_a_plain_run_leaves(tmp_path: Path) -> None
 def test_few_shot_examples_drawn_in_the_order_of_documents_are_refused(tmp_path: Path) -> None:
     """Three-shot prompts of a slice differ: counted and refused before the array starts."""
     with scripted(tmp_path / "sliced.log", 1) as url:
-        run_dir, done = submit(tmp_path, url, "every_choice")
+        run_dir, done = submit(tmp_path, url, "tiny_mc")
     assert done.returncode == 10, done.stderr + done.stdout
     failure = json.loads((run_dir / "failure.json").read_text())
     assert failure["error"] == "IntegrityError"
-    # Two choices for each of four documents.
-    assert re.search(r"\b[1-8] of 8 requests of every_choice", failure["what"])
+    # Four choices for each of four documents.
+    assert re.search(r"\b\d+ of 16 requests of tiny_mc", failure["what"])
     assert "few-shot" in failure["cause"]
     assert "--shard-by requests" in failure["hint"]
     assert not list((run_dir / "journals").iterdir())
