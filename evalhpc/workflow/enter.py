@@ -44,17 +44,19 @@ def enter(
     seen = tuple(map(parse_mount, mounts))
     _check_sources(image, seen)
     gpus = Path(DEVICE).exists()
-    folder = node_folder(node_dir)
+    mounted = runtime == "charliecloud" and not unpack and image.is_file()
+    # Nothing can be mounted where the image has no place for it, and /tmp is seen inside.
+    folder = node_folder(None if mounted else node_dir)
     own = private_folder(folder)
     home, root, inner_home = own / "home", image, HOME
-    if runtime != "apptainer" and (unpack or image.is_dir()):
+    if mounted:
+        inner_home = str(home)
+    elif runtime != "apptainer":
         if image.is_file():
             root = unpacked(image, folder)
         ours = (Mount(str(home), HOME), *_accounts(root, own), *_network())
         seen = (*ours, *(_drivers() if gpus else ()), *seen)
         make_mount_points(root, seen)
-    elif runtime != "apptainer":
-        inner_home = str(home)  # below /tmp, which is seen inside
     start = Start(str(root), seen, _start_folder(seen), str(home), tuple(options), gpus)
     variables = inner_environment(os.environ, root, inner_home, gpus=gpus)
     if runtime == "apptainer":
