@@ -3,10 +3,12 @@
 One replica of the deployment makes an actor per rank, each on one "GPU" of Ray's books, and asks
 rank 0. It does not wait for them, so that /v1/health is happy before the weights are loaded and
 after the model died. Requests that come together are one batch, and a batch has the settings of its
-first request.
+first request. With STANDIN_DELAY in the environment a batch takes so many seconds longer.
 """
 
+import asyncio
 import logging
+import os
 import time
 from typing import Any
 
@@ -19,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("standin")
 app = fastapi.FastAPI()
+DELAY = float(os.environ.get("STANDIN_DELAY", "0"))
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 8}, max_ongoing_requests=32)
@@ -65,6 +68,7 @@ class MegatronRayDeployable:
         inputs = inputs_of(first, max_tokens=256, temperature=1.0)
         prompts: list[Any] = [request.get("prompt") for request in requests]
         words = [len(prompt.split()) for prompt in prompts]  # a prompt of tokens fails here
+        await asyncio.sleep(DELAY)
         result = await self.workers[0].infer.remote(prompts, inputs, False)
         replies, limit = [], inputs["max_tokens"]
         for place, text in enumerate(result["texts"]):
@@ -87,6 +91,7 @@ class MegatronRayDeployable:
         wanted = 1 if first.get("logprobs") == 1 else 0
         inputs = inputs_of({**first, "logprobs": wanted, "echo": False}, max_tokens=512)
         conversations = [request.get("messages", []) for request in requests]
+        await asyncio.sleep(DELAY)
         result = await self.workers[0].infer.remote(conversations, inputs, True)
         replies, limit = [], inputs["max_tokens"]
         for place, text in enumerate(result["texts"]):

@@ -1,0 +1,227 @@
+"""A Megatron checkpoint on real Ray across nodes: sharded as if it had not been, whoever is killed.
+
+scripts/chaos runs the kills that are marked `chaos` too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration import harness_outputs
+from tests.integration.cluster import DevCluster, wait_until
+from tests.integration.lm_eval_tasks import without_catalogue
+from tests.integration.megatron_rig import make_checkpoint
+from tests.integration.ray_runs import RayCluster, RayDesk
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+CHAT, SCORED = "gsm8k_demo", "truthfulqa_mc1_demo"
+LIMIT = 3
+
+
+@pytest.fixture(scope="module")
+def desk(cluster: DevCluster) -> Iterator[RayDesk]:
+    home = cluster.home / f"ray-{os.getpid()}"
+    checkpoint = make_checkpoint(home / "toy", "--tp", "2")
+    for path in (home, *home.rglob("*")):
+        os.chown(path, cluster.home.stat().st_uid, cluster.home.stat().st_gid)
+        os.utime(path, (1, 1))  # or it may still be written
+    folder = cluster.state / f"lm-eval-{home.name}"  # its links must not change hands
+    yield RayDesk(cluster, home, checkpoint, without_catalogue(folder))
+    shutil.rmtree(home)
+    shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs that were on the same two nodes at the same time, and a third without shards."""
+
+    spanning: Path  # its replica spanned both nodes
+    beside: Path  # a replica on each
+    submitted: CompletedProcess[str]  # `submit --wait` of the latter
+    clusters: list[RayCluster]  # while both served
+    tokens: list[str]
+    plain: dict[str, dict[str, Any]]  # benchmark → what the harness's script left, asking spanning
+    left: list[str]  # on the nodes afterwards
+
+
+@pytest.fixture(scope="module")
+def pair(desk: RayDesk) -> Pair:
+    both = ["--tasks", f"lm-eval/{CHAT},lm-eval/{SCORED}", "--limit", LIMIT]
+    shared = {"deploy.topology": "job", "slurm.extra": "['--exclude=n[3-4]']"}
+    spanning, rendered = desk.start("render", "spanning", *both, gpus=1, **shared)
+    assert rendered.returncode == 0, rendered.stderr
+    sbatch = ["sbatch", "--parsable", str(spanning / "scripts" / "deploy.sbatch")]
+    job = desk.cluster.exec(sbatch, check=True).stdout.strip()
+    with ThreadPoolExecutor() as pool:
+        submitting = pool.submit(
+            desk.start, "submit", "beside", *both, "--wait", gpus=2,
+            **shared, **{"deploy.replicas": 2},
+        )  # fmt: skip
+        beside = desk.home / "beside"
+        desk.deployment(beside)
+        url = desk.deployment(spanning)["urls"]["model"]
+        clusters = desk.ray_clusters()
+        tokens = [token_of(desk, run) for run in (spanning, beside)]
+        plain = {name: plain_run(desk, beside, name, url, tokens[0]) for name in (CHAT, SCORED)}
+        submitted = submitting.result()[1]
+    desk.cluster.exec(["scancel", job], check=True)
+    wait_until(lambda: not desk.left_over(), timeout=20, what="the nodes are clean")
+    return Pair(spanning, beside, submitted, clusters, tokens, plain, desk.left_over())
+
+
+def token_of(desk: RayDesk, run: Path) -> str:
+    """The token of the run's deployment jobs."""
+    tokens = desk.cluster.home / ".local/state/evalhpc/tokens"
+    recorded = str(yaml.safe_load((run / "run.yaml").read_text())["hash"])
+    return (tokens / recorded).read_text().strip()
+
+
+def plain_run(desk: RayDesk, run: Path, name: str, url: str, token: str) -> dict[str, Any]:
+    """What the run's own script leaves when it asks a server itself."""
+    output = desk.home / f"plain-{name}"
+    env = {"EVALHPC_BASE_URL": url, "EVALHPC_OUTPUT_DIR": str(output), "EVALHPC_API_KEY": token}
+    script = run / "scripts" / f"harness-{name}.sh"
+    desk.cluster.exec(["bash", str(script)], env=env, check=True, timeout=500)
+    return harness_outputs.lm_eval(output)
+
+
+def test_two_shards_and_two_replicas_leave_what_one_plain_run_leaves(pair: Pair) -> None:
+    """Generation and log-likelihood, against a replica of one rank on each of two nodes."""
+    assert pair.submitted.returncode == 0, pair.submitted.stderr
+    for name, expected in pair.plain.items():
+        assert len(expected) == 2
+        assert harness_outputs.lm_eval(pair.beside / "results" / name) == expected
+    counts = json.loads((pair.beside / "certificate.json").read_text())["counts"]
+    assert counts["planned"] == counts["answered"] > 2 * LIMIT
+
+
+def test_what_was_inspected_is_what_is_served(pair: Pair) -> None:
+    """The run's record has the checkpoint's shape, and how its copies lie on the nodes."""
+    for run, replicas in ((pair.spanning, 1), (pair.beside, 2)):
+        spec = yaml.safe_load((run / "run.yaml").read_text())["spec"]
+        model, deployment = spec["model"], spec["deployment"]
+        assert (model["format"], model["layers"], model["heads"]) == ("megatron-dist", 2, 8)
+        assert (model["tensor_parallel"], model["chat_template"]) == (2, True)
+        assert (deployment["kind"], deployment["nodes"]) == ("megatron-ray", 2)
+        assert (deployment["tensor_parallel"], deployment["replicas"]) == (2, replicas)
+
+
+def test_two_runs_on_the_same_nodes_do_not_meet(pair: Pair) -> None:
+    """Each has a Ray cluster with an address, folders and ranks of its own."""
+    assert len(pair.clusters) == 2
+    assert all(set(cluster.raylets) == {"n1", "n2"} for cluster in pair.clusters)
+    assert len(set.union(*(cluster.folders for cluster in pair.clusters))) == 4
+    ranks = sorted(sorted(rank.node for rank in cluster.ranks) for cluster in pair.clusters)
+    assert ranks == [["n1", "n1", "n2", "n2"], ["n1", "n2"]]
+
+
+def test_nothing_is_left_of_two_servers(pair: Pair) -> None:
+    """Neither a process nor a folder on any node, whether the job was cancelled or had done."""
+    assert pair.left == []
+
+
+def test_no_token_is_ever_written_down(pair: Pair) -> None:
+    """In no file of the run directories."""
+    for run in (pair.spanning, pair.beside):
+        for path in (path for path in run.rglob("*") if path.is_file()):
+            for token in pair.tokens:
+                assert token.encode() not in path.read_bytes(), path
+
+
+def without_paths(run: Path, name: str) -> dict[str, str]:
+    """The run's results of a benchmark, comparable with those of another run."""
+    found = harness_outputs.lm_eval(run / "results" / name)
+    return {file: text.replace(str(run), "RUN") for file, text in found.items()}
+
+
+def node_at_work(run: Path) -> str:
+    """The first node of shard 0, once that has answered something."""
+    record = run / "leases" / "1" / "workers" / "0.json"
+
+    def said() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        return found
+
+    wait_until(lambda: said().get("answered", 0) > 0, timeout=120, what="shard 0 answers")
+    return str(said()["node"])
+
+
+@contextmanager
+def all_nodes_back(desk: RayDesk) -> Iterator[None]:
+    """At the end of the block, those that crashed in it are there again."""
+    try:
+        yield
+    finally:
+        for node in desk.nodes(alive=False):
+            desk.cluster.boot(node)
+
+
+def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
+    """End one part of the server of the shard on `node`, without warning."""
+    (ray,) = (cluster for cluster in desk.ray_clusters() if node in cluster.raylets)
+    (other,) = ray.raylets.keys() - {node}
+    here = desk.processes(node)
+    steps = [process.pid for process in here if process.line.startswith("slurmstepd")]
+    if victim == "node":
+        desk.cluster.crash(other)
+    elif victim == "worker":
+        desk.kill(ray.raylets[other])
+    elif victim == "model":
+        desk.kill(next(rank for rank in ray.ranks if rank.node == other))
+    elif victim == "container":
+        script = f"bash {run}/scripts/server.sh"
+        desk.kill(next(one for one in here if one.line == script and one.parent in steps))
+    else:
+        desk.kill(next(process for process in here if "/gcs_server --" in process.line))
+
+
+@pytest.mark.parametrize(
+    ("victim", "causes"),
+    [
+        pytest.param("head", ["the Ray head ended"], marks=pytest.mark.chaos),
+        pytest.param("worker", ["Ray lost a node: 1 of 2 are left"]),
+        pytest.param("model", ["completes nothing"], marks=pytest.mark.chaos),
+        pytest.param("container", ["ended ("], marks=pytest.mark.chaos),
+        pytest.param("node", ["Ray lost a node: 1 of 2 are left"], marks=pytest.mark.chaos),
+    ],
+)
+def test_a_killed_part_costs_its_shard_and_no_answer(
+    desk: RayDesk, pair: Pair, victim: str, causes: list[str]
+) -> None:
+    """The shard ends at once and says why; the run completes from the other one, exact."""
+    settings = {
+        "run.unit_size": 1, "run.concurrency": 1, "run.canary": 2, "run.request_timeout": 20,
+        "environment.variables.STANDIN_DELAY": "'2'",
+    }  # fmt: skip
+    with ThreadPoolExecutor() as pool, all_nodes_back(desk):
+        submitting = pool.submit(
+            desk.start, "submit", victim, "--tasks", f"lm-eval/{SCORED}", "--limit", LIMIT,
+            "--wait", gpus=1, **settings,
+        )  # fmt: skip
+        run = desk.home / victim
+        kill(desk, run, victim, node_at_work(run))
+        record = run / "journals" / "0001-00000-000.failures.jsonl"
+        wait_until(record.exists, timeout=30, what=f"shard 0 has failed: {victim}")
+        done = submitting.result()[1]
+        wait_until(lambda: not desk.left_over(), timeout=20, what="the nodes are clean")
+    assert done.returncode == 0, done.stderr
+    (failed,) = desk.status(run)["failed_shards"]
+    assert (failed["round"], failed["shard"]) == (1, 0)
+    said = desk.evalhpc("status", run).stdout
+    for cause in causes:
+        assert cause in failed["what"]
+        assert cause in said
+    assert without_paths(run, SCORED) == without_paths(pair.beside, SCORED)
