@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evalhpc.containers import apptainer, bwrap, charliecloud, pyxis
+from evalhpc.causes.table import RUNTIMES, matches
 
 #: `evalhpc node enter` ends with these words, and its own cause and hint follow them.
 _OURS = re.compile(
@@ -12,7 +12,6 @@ _OURS = re.compile(
     r"(?:\n *likely cause: (?P<cause>[^\n]*))?(?:\n *next: (?P<hint>[^\n]*))?",
     re.MULTILINE,
 )
-_RUNTIMES = (pyxis, charliecloud, bwrap, apptainer)
 
 
 def explain(log: str) -> tuple[str, str, str] | None:
@@ -20,9 +19,7 @@ def explain(log: str) -> tuple[str, str, str] | None:
     own = _OURS.search(log)
     if own:
         return own["what"], own["cause"] or "", own["hint"] or ""
-    for runtime in _RUNTIMES:
-        for pattern, cause, step in runtime.MESSAGES:
-            found = re.search(pattern, log)
-            if found:
-                return found.group(), cause, step
+    for match in matches(log, RUNTIMES):
+        if not match.entry.consequence:
+            return match.text, match.entry.cause, match.entry.remedy
     return None
