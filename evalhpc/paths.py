@@ -124,6 +124,15 @@ class RunPaths:
     def deployment(self, job: int) -> Path:
         return self.endpoints / f"deployment-{job}.json"
 
+    @property
+    def deployment_call(self) -> Path:
+        return self.endpoints / "call"
+
+    @property
+    def token_name(self) -> Path:
+        """Names the token of the deployment jobs; the token itself is in the user's home."""
+        return self.endpoints / "token-name"
+
     def server_log(self, round_: int, shard: int, endpoint: str = "model", copy: int = 0) -> Path:
         copies = f".{copy}" if copy else ""
         return self.logs / f"server{_suffix(endpoint)}-{round_}-{shard}{copies}.log"

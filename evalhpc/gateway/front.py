@@ -15,20 +15,23 @@ from evalhpc.models.suite import MODEL_ENDPOINT
 class Front:
     """Passes requests and replies on as they are, whole; `last_request` is on the monotonic clock.
 
+    `busy` of its `requests` so far have no reply yet.
     A server that does not answer is a 502 or 504, which asks the client to come again.
     """
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = clients
         self.last_request = time.monotonic()
+        self.busy = self.requests = 0
 
     async def __call__(self, request: HttpRequest) -> HttpReply:
         """Answer one request of a shard."""
-        self.last_request = time.monotonic()
+        self.requests += 1
         name, target = _route(request.target)
         client = self._clients.get(name)
         if client is None or target is None:
             return error_reply(404, f"there is no {request.target} here")
+        self.busy += 1
         content_type = request.header(b"content-type") or JSON
         try:
             reply = await client.request(request.method, target, request.body, content_type)
@@ -36,6 +39,7 @@ class Front:
             status = 504 if error.kind == "timeout" else 502
             return error_reply(status, error.what, "server_error")
         finally:
+            self.busy -= 1
             self.last_request = time.monotonic()
         wait = reply.header(b"retry-after")
         headers = () if wait is None else (("retry-after", wait),)

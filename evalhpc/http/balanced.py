@@ -56,7 +56,10 @@ class BalancedClient:
 
 
 class LimitedClient:
-    """At most so many requests a minute, evenly spread; a request waits for its turn."""
+    """At most so many requests a minute, evenly spread: whoever asks awaits `admit` before each.
+
+    Apart from `request`, so that nobody takes the wait for the server's latency.
+    """
 
     def __init__(self, client: Client, per_minute: float) -> None:
         from aiolimiter import AsyncLimiter  # start-up time
@@ -65,12 +68,14 @@ class LimitedClient:
         # One at a time: a burst of a minute's worth is what such limits are there against.
         self._limiter: AsyncLimiter = AsyncLimiter(1, 60.0 / per_minute)
 
+    async def admit(self) -> None:
+        """Return when the next request may be sent; in the order of the calls."""
+        await self._limiter.acquire()
+
     async def request(
         self, method: str, target: str, body: bytes = b"", content_type: str = JSON
     ) -> HttpResponse:
-        """One exchange, once it may be; raises TransportError."""
-        async with self._limiter:
-            pass
+        """One exchange, for which `admit` was awaited; raises TransportError."""
         return await self._client.request(method, target, body, content_type)
 
     async def close(self) -> None:

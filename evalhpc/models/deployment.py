@@ -68,9 +68,18 @@ class Serving(Frozen):
 
     @property
     def node_gpus(self) -> int:
-        """GPUs that one server process uses on each of its nodes."""
-        copies = self.replicas if self.copies_itself else 1
-        return -(-copies * self.copy_gpus // self.nodes) if self.gpus else 0
+        """GPUs that one server process uses on the fullest of its nodes."""
+        if not self.gpus:
+            return 0
+        parts = max(1, self.copy_gpus // self.gpus)  # of a copy, each on a node of its own
+        return (
+            self.gpus * -(-self.replicas * parts // self.nodes) if self.copies_itself else self.gpus
+        )
+
+    @property
+    def taken_gpus(self) -> int:
+        """GPUs of one node that all its processes have together."""
+        return self.processes * self.node_gpus
 
     @property
     def ray_cpus(self) -> int:

@@ -20,7 +20,7 @@ from tenacity import (
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import EndpointError
-from evalhpc.http.balanced import Client
+from evalhpc.http.balanced import Client, LimitedClient
 from evalhpc.http.errors import TransportError
 from evalhpc.http.messages import HttpResponse
 from evalhpc.worker.dialect import Dialect, NoAnswer, OpenAI
@@ -90,6 +90,7 @@ class Asker:
         self.last_answer = time.monotonic()  # while answers come, the server lives
         self.pace = Pace(concurrency, adaptive=adaptive)
         self._client = client
+        self._admit = client.admit if isinstance(client, LimitedClient) else None
         self._policy = policy
         self._one_config = one_sampling_config
         self._dialect = dialect or OpenAI()
@@ -173,6 +174,8 @@ class Asker:
         return _pause(failed, backoff(state))
 
     async def _ask(self, request: Request, *, attempt: int) -> Answer:
+        if self._admit is not None:
+            await self._admit()  # before the clock starts
         started = time.perf_counter()
         reply = await self._exchange(request, started)
         latency = time.perf_counter() - started

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from evalhpc.http.balanced import Client
+from evalhpc.models.deployment import Existing, Serving
 from evalhpc.worker.asking import RetryPolicy
 from evalhpc.worker.dialects import DIALECTS
 from evalhpc.worker.loop import Worker
@@ -54,7 +55,10 @@ def _worker(desk: Desk, endpoint: str, client: Client) -> Worker:
 def _canaries(
     desk: Desk, names: Iterable[str], workers: Iterable[Worker]
 ) -> list[Coroutine[Any, Any, None]]:
-    """A watch over each endpoint, unless the run wants none."""
+    """A watch over each endpoint, unless the run wants none, or requests must be spared.
+
+    Where a rate is limited, silence is no sign, and a request that waits is not one that hangs.
+    """
     served, settings = desk.run.spec.served(), desk.run.spec.run
     if not settings.canary:
         return []
@@ -64,7 +68,12 @@ def _canaries(
             every=settings.canary, request_timeout=settings.request_timeout,
         ).watch()
         for name, worker in zip(names, workers, strict=True)
+        if not _is_limited(served[name].deployment)
     ]  # fmt: skip
+
+
+def _is_limited(deployment: Serving) -> bool:
+    return isinstance(deployment, Existing) and deployment.rate_limit is not None
 
 
 async def _until_stopped(workers: Sequence[Worker], stopped: asyncio.Event) -> None:

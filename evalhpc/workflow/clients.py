@@ -14,10 +14,13 @@ from evalhpc.workflow.run import Run
 
 @asynccontextmanager
 async def endpoint_clients(
-    run: Run, endpoints: Mapping[str, Endpoint]
+    run: Run, endpoints: Mapping[str, Endpoint], *, shards: int = 1
 ) -> AsyncIterator[dict[str, Client]]:
-    """A client for each endpoint, with as many connections as requests may be in flight."""
-    clients = {name: _client(run, name, endpoint) for name, endpoint in endpoints.items()}
+    """A client for each endpoint, with as many connections as requests may be in flight.
+
+    They carry the requests of so many of the run's shards, and get their part of a rate limit.
+    """
+    clients = {name: _client(run, name, endpoint, shards) for name, endpoint in endpoints.items()}
     try:
         yield clients
     finally:
@@ -25,13 +28,13 @@ async def endpoint_clients(
             await client.close()
 
 
-def _client(run: Run, name: str, endpoint: Endpoint) -> Client:
+def _client(run: Run, name: str, endpoint: Endpoint, shards: int) -> Client:
     served = run.spec.served()[name]
     copies: list[Client] = [
         HttpClient(
             url,
             token=endpoint.token,
-            connections=served.concurrency + 1,  # one for the canary
+            connections=shards * (served.concurrency + 1),  # one for the canary
             timeout=run.spec.run.request_timeout,
         )
         for url in endpoint.urls
@@ -39,5 +42,5 @@ def _client(run: Run, name: str, endpoint: Endpoint) -> Client:
     client = copies[0] if len(copies) == 1 else BalancedClient(copies)
     deployment = served.deployment
     if isinstance(deployment, Existing) and deployment.rate_limit is not None:
-        return LimitedClient(client, deployment.rate_limit / run.spec.run.shards)
+        return LimitedClient(client, deployment.rate_limit * shards / run.spec.run.shards)
     return client

@@ -20,6 +20,7 @@ from evalhpc.workflow.provenance import refuse_moved
 from evalhpc.workflow.rounds import begun, load_plan, plan_unanswered, planned_rounds, unanswered
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.status import ENDED, RunStatus, run_status
+from evalhpc.workflow.tokens import drop_token
 
 #: Seconds between two looks at the run's files, and between two questions to Slurm.
 LOOK = 0.5
@@ -60,6 +61,7 @@ def cancel(run: Run) -> int:
         )
     # First the mark, so that a collector which starts now does not submit the next round.
     write_text(run.paths.cancelled, "")
+    drop_token(run)
     active = {view.id for view in run_status(run, scheduler_of(run)).jobs if view.active}
     jobs = [job for job in recorded_jobs(run.paths) if job.id in active and job.kind != "resume"]
     slurm_ids = [job.id for job in jobs if job.scheduler == "slurm"]
@@ -82,6 +84,8 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
             hint=f"evalhpc results {run.paths.root}",
         )
     active = [view for view in run_status(run, scheduler_of(run)).jobs if view.active]
+    # A deployment job that lingers serves the resumed run, or ends by itself.
+    active = [view for view in active if view.kind != "deploy"]
     if active:
         raise UsageError(
             f"the run is still active ({', '.join(f'{v.kind} {v.id}' for v in active)})",

@@ -4,87 +4,117 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
 import time
 from collections.abc import Mapping
 
 import uvloop
 
-from evalhpc.errors import EvalhpcError
 from evalhpc.gateway.front import Front
 from evalhpc.gateway.switchboard import base_path
-from evalhpc.http.balanced import Client
 from evalhpc.http.server import HttpServer
+from evalhpc.models.site import RunSettings
 from evalhpc.workflow.clients import endpoint_clients
-from evalhpc.workflow.replica import Replicas
+from evalhpc.workflow.herald import Herald, is_over, node_name
+from evalhpc.workflow.replica import Endpoint, Replicas
 from evalhpc.workflow.run import Run
-from evalhpc.workflow.shared import (
-    BEAT,
-    Published,
-    drop_token,
-    make_token,
-    node_name,
-    publish,
-    read_token,
-)
 from evalhpc.workflow.signals import interruptible, until_signalled
+from evalhpc.workflow.tokens import make_token, read_token
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two looks at the servers, and between two at the shards' signs of life.
+LOOK = 0.5
+SIGNS = 10.0
+
 
 def run_deployment(run: Run, job: int) -> None:
-    """Serve until no round needs it: the run is over, or `run.linger` passed without a request.
+    """Serve until no round needs it: the run is over, or `run.linger` passed without a sign of it.
 
     Raises EndpointError when a server ends before; the shards get to know why.
     """
-    start = secrets.token_hex(8)
+    if is_over(run):
+        log.info("deployment job %d: the run is over", job)
+        return
     make_token(run)
-    try:
-        with interruptible(), Replicas(run, 0, job, serve=True) as replicas:
-            uvloop.run(until_signalled(_serve(run, job, start, replicas)))
-        if _over(run):
-            drop_token(run)
-    except EvalhpcError as error:
-        publish(run, Published(job=job, start=start, node=node_name(), urls={}, beat=0,
-                               error=error.what))  # fmt: skip
-        raise
+    with interruptible(), Replicas(run, 0, job, serve=True) as replicas, Herald(run, job) as herald:
+        # Not in the loop, whose end would wait for the thread that waits for the servers.
+        endpoints = replicas.ready(replicas.started_here())
+        uvloop.run(until_signalled(_serve(run, herald, replicas, endpoints)))
 
 
-async def _serve(run: Run, job: int, start: str, replicas: Replicas) -> None:
-    endpoints = await asyncio.to_thread(replicas.ready)
-    async with endpoint_clients(run, endpoints) as clients:
-        await _answer(run, job, start, replicas, clients)
-
-
-async def _answer(
-    run: Run, job: int, start: str, replicas: Replicas, clients: Mapping[str, Client]
+async def _serve(
+    run: Run, herald: Herald, replicas: Replicas, endpoints: Mapping[str, Endpoint]
 ) -> None:
-    front, server = Front(clients), HttpServer()
-    host = await asyncio.to_thread(_address)
-    port = await server.start(front, host=host, token=read_token(run))
-    urls = {name: f"http://{host}:{port}{base_path(name)}" for name in clients}
-    log.info("deployment job %d serves %s", job, ", ".join(urls.values()))
-    beat = 0
-    try:
-        while not _over(run) and time.monotonic() - front.last_request < run.spec.run.linger:
-            publish(run, Published(job=job, start=start, node=node_name(), urls=urls, beat=beat))
-            beat += 1
-            await asyncio.sleep(BEAT)
-            if (error := replicas.death()) is not None:
-                raise error
-    finally:
-        await server.close()
+    async with endpoint_clients(run, endpoints, shards=run.spec.run.shards) as clients:
+        front, server = Front(clients), HttpServer()
+        host = await asyncio.to_thread(_address)
+        port = await server.start(front, host=host, token=read_token(run))
+        urls = {name: f"http://{host}:{port}{base_path(name)}" for name in clients}
+        log.info("serving %s", ", ".join(urls.values()))
+        herald.serves(urls)
+        try:
+            await _until_idle(run, herald, replicas, front)
+        finally:
+            herald.silence()
+            await server.close()
 
 
-def _over(run: Run) -> bool:
-    paths = run.paths
-    return paths.certificate.exists() or paths.cancelled.exists() or paths.failure.exists()
+async def _until_idle(run: Run, herald: Herald, replicas: Replicas, front: Front) -> None:
+    signs = _Signs(run)
+    while not herald.dismissed and not herald.superseded:
+        await asyncio.sleep(LOOK)
+        if (error := replicas.death()) is not None:
+            raise error
+        quiet = time.monotonic() - max(front.last_request, herald.called, signs.last())
+        limit = _patience(run.spec.run, asked=front.requests > 0)
+        if not front.busy and quiet > limit and herald.leave(f"nothing asked it for {limit:g} s"):
+            log.info("no request for %g s: ending", limit)
+            return
+
+
+def _patience(settings: RunSettings, *, asked: bool) -> float:
+    """Seconds without a sign of a shard: longer than one needs to give it, or to come at first."""
+    least = max(settings.linger, settings.lease_timeout, 2 * settings.canary)
+    return least if asked else max(least, settings.ready_timeout)
+
+
+class _Signs:
+    """When shards last gave a sign of life: their heartbeats change; no two clocks are compared."""
+
+    def __init__(self, run: Run) -> None:
+        self._folder = run.paths.leases
+        self._newest = self._look()
+        self._looked = self._changed = time.monotonic()
+
+    def last(self) -> float:
+        """Seconds on the monotonic clock."""
+        now = time.monotonic()
+        if now - self._looked >= SIGNS:
+            self._looked = now
+            if (newest := self._look()) != self._newest:
+                self._newest, self._changed = newest, now
+        return self._changed
+
+    def _look(self) -> int:
+        found = 0
+        for path in self._folder.glob("*/workers/*.json"):
+            try:
+                found = max(found, path.stat().st_mtime_ns)
+            except FileNotFoundError:
+                continue
+        return found
 
 
 def _address() -> str:
     """The address of this node that others reach: what its name means, else its way out."""
-    found = socket.getaddrinfo(node_name(), None, socket.AF_INET, socket.SOCK_STREAM)
+    if stated := os.environ.get("EVALHPC_NODE_ADDRESS"):
+        return stated
+    try:
+        found = socket.getaddrinfo(node_name(), None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        found = []  # a node whose name nobody knows still has addresses
     for *_, address in found:
         if not str(address[0]).startswith("127."):
             return str(address[0])

@@ -53,7 +53,7 @@ def find_endpoints(
         model, more = _other_model(checked_name(name), wish, environ)
         there = site_for(wish, site, name)
         deployment = choose_deployment(model, there, taken=taken)
-        taken += deployment.replicas * deployment.gpus
+        taken += deployment.taken_gpus
         served[name] = Served(
             model=model,
             deployment=deployment,

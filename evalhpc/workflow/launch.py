@@ -19,7 +19,11 @@ from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
 from evalhpc.workflow.local import start_driver
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
-from evalhpc.workflow.shared import make_token
+from evalhpc.workflow.shared import call_answered, forget
+from evalhpc.workflow.tokens import drop_token, make_token, token_name
+
+#: What a deployment job is in that was submitted, or requeued, and has yet to load its model.
+_TO_BEGIN = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
 
 Tested = Callable[[str, TestOnly], None]
 
@@ -100,19 +104,22 @@ def _round_steps(
 
 
 def _deployments(run: Run, after: tuple[str, ...]) -> list[Step]:
-    """The jobs that hold the model for all shards, unless they are in the queue already."""
-    if not run.spec.shares_deployment or _still_there(run, "deploy"):
+    """The jobs that hold the model for all shards, unless some do, and stay, or are to begin."""
+    if not run.spec.shares_deployment or _still_there(run):
         return []
     script = run.paths.script("deploy")
     return [Step("deploy", script, after_ok=after, comment=_comment(run))]
 
 
-def _still_there(run: Run, kind: str) -> bool:
-    ids = [job.id for job in recorded_jobs(run.paths) if job.kind == kind]
-    if not ids:
+def _still_there(run: Run) -> bool:
+    ids = [job.id for job in recorded_jobs(run.paths) if job.kind == "deploy"]
+    if not ids or not token_name(run):
         return False
-    known = slurm_here().jobs(ids)
-    return any(not task.terminal for tasks in known.values() for task in tasks)
+    tasks = [task for known in slurm_here().jobs(ids).values() for task in known]
+    if any(task.state in _TO_BEGIN for task in tasks):
+        return True
+    # One that runs may be about to leave: only its own word counts.
+    return any(task.state == "RUNNING" for task in tasks) and call_answered(run)
 
 
 def _collector(run: Run, round_: int, after: tuple[str, ...]) -> Step:
@@ -149,7 +156,14 @@ def _submit(
             "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
         )
     refuse_above_budget(run, asked(run, steps))
-    if run.spec.shares_deployment:
-        make_token(run)
-    submit_chain(slurm_here(), steps, record, tested)
+    fresh = run.spec.shares_deployment and make_token(run)
+    if any(step.kind == "deploy" for step in steps):
+        for job in range(run.spec.site.deploy.jobs):
+            forget(run, job)
+    try:
+        submit_chain(slurm_here(), steps, record, tested)
+    except BaseException:
+        if fresh:
+            drop_token(run)
+        raise
     return recorded_jobs(run.paths)[-len(steps) :]

@@ -71,7 +71,9 @@ async def live_answers(
         pulse = Pulse(journal.flush)
         pulse.start()
         try:
-            async with endpoint_clients(run, endpoints) as clients:
+            # No shard asks beside such a pass.
+            alone = run.spec.run.shards
+            async with endpoint_clients(run, endpoints, shards=alone) as clients:
                 yield Live(run, clients, journal.append)
         finally:
             pulse.stop()

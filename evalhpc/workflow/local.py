@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalhpc import process
 from evalhpc.errors import EvalhpcError
@@ -23,8 +23,12 @@ from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.jobs import launched, process_start, record_job
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
-from evalhpc.workflow.shared import make_token
+from evalhpc.workflow.shared import call_answered, forget
 from evalhpc.workflow.signals import INTERRUPTED, Interrupted
+from evalhpc.workflow.tokens import drop_token, make_token
+
+if TYPE_CHECKING:
+    import subprocess  # for an annotation: only `process` runs commands
 
 log = logging.getLogger(__name__)
 
@@ -155,43 +159,76 @@ def drive(run: Run, first: str) -> int:
         note_failure(run, error)
         print(error, file=sys.stderr)
         return error.exit_code
+    finally:
+        drop_token(run)
 
 
 def _rounds(run: Run, cluster: LocalCluster) -> int:
     """Array and collector, until the collector plans no further round."""
-    while True:
-        round_ = _last_round(run)
-        with _deployed(run):
+    with _deployments(run) as deployments:
+        while True:
+            round_ = _last_round(run)
+            deployments.see_to(round_)
             codes = cluster.run(
                 [_call(run, "shard", round_, shard) for shard in range(_tasks(run, round_))]
             )
-        for shard, code in enumerate(codes):
-            if code:
-                log.warning("shard %d of round %d ended with code %d", shard, round_, code)
-        code, more = _collect(run, cluster)
-        if not more:
-            return code
+            for shard, code in enumerate(codes):
+                if code:
+                    log.warning("shard %d of round %d ended with code %d", shard, round_, code)
+            code, more = _collect(run, cluster)
+            if not more:
+                return code
+
+
+class LocalDeployments:
+    """The deployment jobs of a run, beside the scripts of its rounds."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def see_to(self, round_: int) -> None:
+        """Start those that have ended, or are about to, so that a round finds them all."""
+        run = self._run
+        jobs = range(run.spec.site.deploy.jobs if run.spec.shares_deployment else 0)
+        if jobs:
+            make_token(run)
+        if self._running() and not call_answered(run):
+            self.stop()
+        for job in jobs:
+            if job not in self._running():
+                self._start(job, round_)
+
+    def stop(self) -> None:
+        """End them all, side by side."""
+        for child in self._running().values():
+            child.terminate()
+        for child in self._children.values():
+            process.stop(child, grace=GRACE)
+        self._children.clear()
+
+    def _running(self) -> dict[int, subprocess.Popen[bytes]]:
+        return {job: child for job, child in self._children.items() if child.poll() is None}
+
+    def _start(self, job: int, round_: int) -> None:
+        paths = self._run.paths
+        forget(self._run, job)
+        child = process.start(
+            ["bash", str(paths.script("deploy"))],
+            log=paths.log(f"deploy-{job}.log"),
+            env={**process.scrubbed(os.environ), "EVALHPC_JOB": str(job)},
+        )
+        self._children[job] = child
+        record_job(paths, "deploy", child.pid, round_, "local", started=process_start(child.pid))
 
 
 @contextmanager
-def _deployed(run: Run) -> Iterator[None]:
-    """The deployment jobs of a round beside its shards, where they share some."""
-    jobs = range(run.spec.site.deploy.jobs if run.spec.shares_deployment else 0)
-    if jobs:
-        make_token(run)
-    started = [
-        process.start(
-            ["bash", str(run.paths.script("deploy"))],
-            log=run.paths.log(f"deploy-{job}.log"),
-            env={**process.scrubbed(os.environ), "EVALHPC_JOB": str(job)},
-        )
-        for job in jobs
-    ]
+def _deployments(run: Run) -> Iterator[LocalDeployments]:
+    deployments = LocalDeployments(run)
     try:
-        yield
+        yield deployments
     finally:
-        for child in started:
-            process.stop(child, grace=GRACE)
+        deployments.stop()
 
 
 def _collect_on(run: Run, cluster: LocalCluster) -> int:

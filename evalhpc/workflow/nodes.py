@@ -8,11 +8,13 @@ from pathlib import Path
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
 from evalhpc.workflow.collect import collect, note_failure, plan_first
 from evalhpc.workflow.deployment import run_deployment
+from evalhpc.workflow.herald import is_over
 from evalhpc.workflow.launch import launch_round
 from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.run import Run, open_run
 from evalhpc.workflow.shard import run_shard
 from evalhpc.workflow.signals import INTERRUPTED, Interrupted
+from evalhpc.workflow.tokens import drop_token
 
 
 def planning(root: Path) -> int:
@@ -65,6 +67,9 @@ def collecting(root: Path, round_: int) -> int:
         return _failed(error)
     except Interrupted:
         return INTERRUPTED
+    finally:
+        if is_over(run):
+            drop_token(run)
     return 0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from evalhpc.deploy.access import TOKEN_VARIABLE
 from evalhpc.deploy.readiness import wait_ready
 from evalhpc.errors import EndpointError
 from evalhpc.models.checkpoint import Model
+from evalhpc.models.deployment import Existing
 from evalhpc.models.runspec import Served
 from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.run import Run
@@ -53,15 +55,14 @@ class Replicas:
 
     def __init__(self, run: Run, round_: int, shard: int, *, serve: bool = False) -> None:
         self._ready: dict[str, Endpoint] = {}
-        gpus = gpu_lists(run.spec, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self._replicas: dict[str, Replica] = {}
         for name, served in run.spec.served().items():
             if served.model.url is not None:
-                self._replicas[name] = OutsideReplica(run, served)
+                self._replicas[name] = OutsideReplica(run, shard, served)
             elif run.spec.shares_deployment and not serve:
                 self._replicas[name] = SharedReplica(run, shard, name)
             else:
-                self._replicas[name] = OwnReplica(run, round_, shard, name, gpus[name])
+                self._replicas[name] = OwnReplica(run, round_, shard, name)
 
     def __enter__(self) -> Replicas:
         return self
@@ -74,6 +75,10 @@ class Replicas:
         """Start all of them in the background."""
         for replica in self._replicas.values():
             replica.start()
+
+    def started_here(self) -> list[str]:
+        """The endpoints whose servers this job starts."""
+        return [name for name, one in self._replicas.items() if isinstance(one, OwnReplica)]
 
     def ready(self, endpoints: Iterable[str] | None = None) -> dict[str, Endpoint]:
         """Those endpoints (None: all), each proved by a real request; raises EndpointError."""
@@ -94,11 +99,11 @@ class Replicas:
 class OwnReplica:
     """The copies of one endpoint's model that this job starts, each proved before use."""
 
-    def __init__(self, run: Run, round_: int, shard: int, name: str, gpus: list[str]) -> None:
+    def __init__(self, run: Run, round_: int, shard: int, name: str) -> None:
         self._run = run
+        self._name = name
         self._record = run.paths.endpoint(round_, shard, name)
         self._token = secrets.token_hex(24)
-        self._gpus = gpus
         served, script = run.spec.served()[name], run.paths.server_script(name)
         self._servers = [
             Server(served, script, run.paths.server_log(round_, shard, name, copy), self._token)
@@ -107,8 +112,10 @@ class OwnReplica:
 
     def start(self) -> None:
         """Start every copy in the background, each with GPUs of its own."""
+        # Here, and not before: a job without servers need not have their GPUs.
+        gpus = gpu_lists(self._run.spec, os.environ.get("CUDA_VISIBLE_DEVICES"))[self._name]
         for copy, server in enumerate(self._servers):
-            server.start({"EVALHPC_GPUS": self._gpus[copy]} if self._gpus else {})
+            server.start({"EVALHPC_GPUS": gpus[copy]} if gpus else {})
 
     def ready(self) -> tuple[tuple[str, ...], str]:
         """(their URLs, the token), each proved; raises EndpointError."""
@@ -135,8 +142,9 @@ class OwnReplica:
 class OutsideReplica:
     """A server that somebody else runs."""
 
-    def __init__(self, run: Run, served: Served) -> None:
+    def __init__(self, run: Run, shard: int, served: Served) -> None:
         self._run = run
+        self._shard = shard
         self._served = served
 
     def start(self) -> None:
@@ -146,6 +154,9 @@ class OutsideReplica:
         """(its URL, the key), proved by a real request of every kind; raises EndpointError."""
         model = self._served.model
         url, key = str(model.url), _outside_key(model)
+        interval = self._interval()
+        shards = self._run.spec.run.shards
+        time.sleep(self._shard % shards * interval)  # the shards' turns do not coincide
         for kind in self._served.kinds:
             wait_ready(
                 url,
@@ -155,7 +166,14 @@ class OutsideReplica:
                 deadline=self._run.spec.run.ready_timeout,
                 token_variable=model.api_key_env or TOKEN_VARIABLE,
             )
+            time.sleep(shards * interval)  # such a request counts like any other
         return (url,), key
+
+    def _interval(self) -> float:
+        """Seconds between two requests of the run, where the server limits their rate."""
+        deployment = self._served.deployment
+        limited = isinstance(deployment, Existing) and deployment.rate_limit
+        return 60.0 / limited if limited else 0.0
 
     def death(self) -> None:
         """Its process is not ours to watch."""

@@ -82,31 +82,46 @@ class Server:
 def gpu_lists(spec: RunSpec, visible: str | None) -> dict[str, list[str]]:
     """Endpoint → GPUs of each of its processes on a node, as CUDA_VISIBLE_DEVICES wants them.
 
-    `visible` is that variable as the job has it. Empty where one process has all GPUs of the job,
-    and nothing need be said.
+    `visible` is that variable as the job has it: indices or UUIDs. No lists where one process has
+    all GPUs of the job, and nothing need be said. Raises EndpointError where there are too few.
     """
+    served = spec.served()
     wanted = [
-        (name, served.deployment.node_gpus)
-        for name, served in spec.served().items()
-        for _ in range(served.deployment.processes)
-        if served.deployment.node_gpus
+        (name, one.deployment)
+        for name, one in served.items()
+        for _ in range(one.deployment.processes)
+        if one.deployment.node_gpus
     ]
-    lists: dict[str, list[str]] = {name: [] for name in spec.served()}
+    lists: dict[str, list[str]] = {name: [] for name in served}
     if len(wanted) < 2:
         return lists
-    devices = (visible or "").split(",")
-    if devices == [""]:
-        devices = [str(number) for number in range(sum(count for _, count in wanted))]
-    for name, count in wanted:
-        if count > len(devices):
+    total = sum(deployment.node_gpus for _, deployment in wanted)
+    devices = _devices(visible, total)
+    if total > len(devices):
+        raise EndpointError(
+            f"there are too few GPUs here: {total} are wanted, and CUDA_VISIBLE_DEVICES={visible}",
+            cause="the job got fewer than resources.shard.gpus_per_node says",
+            hint="compare scripts/*.sbatch with what Slurm gave: scontrol show job",
+        )
+    for name, deployment in wanted:
+        if deployment.nodes > 1 and not all(device.isdigit() for device in devices):
             raise EndpointError(
-                f"there are too few GPUs here for {name}: CUDA_VISIBLE_DEVICES={visible}",
-                cause="the job got fewer than resources.shard.gpus_per_node says",
-                hint="compare scripts/*.sbatch with what Slurm gave: scontrol show job",
+                f"{name} shares its nodes' GPUs, and they differ: CUDA_VISIBLE_DEVICES={visible}",
+                cause="the job names its GPUs by UUID, and those of the other nodes are not known "
+                "to this one",
+                hint="unset CUDA_VISIBLE_DEVICES in environment.setup where jobs have whole nodes",
             )
-        lists[name].append(",".join(devices[:count]))
-        devices = devices[count:]
+        lists[name].append(",".join(devices[: deployment.node_gpus]))
+        devices = devices[deployment.node_gpus :]
     return lists
+
+
+def _devices(visible: str | None, count: int) -> list[str]:
+    """What a job's list names; the first `count` where it has none."""
+    named = [word.strip() for word in (visible or "").split(",") if word.strip()]
+    if named == ["NoDevFiles"]:  # what Slurm says to a job without GPUs
+        return []
+    return named or [str(number) for number in range(count)]
 
 
 def _free_port() -> int:

@@ -1,25 +1,26 @@
-"""Deployment jobs as shards see them: where they publish themselves, and who may ask them."""
+"""Deployment jobs as shards and collectors see them: where they are, and whether they live."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field
 
 from evalhpc.deploy.readiness import wait_ready
-from evalhpc.errors import EndpointError, IntegrityError
+from evalhpc.errors import EndpointError
 from evalhpc.models.base import Frozen
-from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.storage.atomic import write_text
+from evalhpc.workflow.pulse import BEAT
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.tokens import read_token, token_name
 
-#: Seconds between two beats of a deployment job, and between two looks at one.
-BEAT = 2.0
+#: Seconds between two looks at a deployment job.
 LOOK = 1.0
+#: Seconds after which a job that lives has beaten, and has answered a call.
+SETTLED = 3 * BEAT
 
 
 class Published(Frozen):
@@ -28,9 +29,12 @@ class Published(Frozen):
     job: int
     start: str  # tells a restarted job from its first run
     node: str
-    urls: dict[str, str]  # endpoint → base URL, which ends in /v1
-    beat: int
-    error: str = ""  # why it ended, if it failed
+    urls: dict[str, str] = Field(
+        default={}
+    )  # endpoint → base URL, which ends in /v1; empty while they load
+    beat: int = 0
+    call: str = ""  # the last one that it has heard
+    ended: str = ""  # why, once it has
 
 
 def publish(run: Run, published: Published) -> None:
@@ -39,41 +43,40 @@ def publish(run: Run, published: Published) -> None:
     write_text(path, published.model_dump_json(), sync=False)
 
 
-def token_path(run: Run) -> Path:
-    """The file that holds the token of a run's deployment jobs: in the user's home, mode 0600.
-
-    Not in the run directory, which people share and archive.
-    """
-    return Path("~/.local/state/evalhpc/tokens").expanduser() / run.hash
-
-
-def make_token(run: Run) -> None:
-    """Write a token for this run, unless it has one."""
-    path = token_path(run)
-    with storage_errors(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            write_text(path, secrets.token_hex(24))
-
-
-def drop_token(run: Run) -> None:
-    """Forget the token of a run that has ended."""
-    with storage_errors(token_path(run)):
-        token_path(run).unlink(missing_ok=True)
-
-
-def read_token(run: Run) -> str:
-    """The token; raises EndpointError where this node does not see it."""
-    path = token_path(run)
+def published(run: Run, job: int) -> Published | None:
+    """What this job last said; None where it has said nothing yet. IntegrityError if damaged."""
     try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise EndpointError(
-            f"the token of this run's deployment jobs cannot be read: {path}: {error.strerror}",
-            cause="this node does not see the home directory of the submitting one, or the run "
-            "has ended",
-            hint=f"ls -l {path} here and on the login node; or --set deploy.topology=shard",
-        ) from error
+        return read_record(run.paths.deployment(job), Published)
+    except FileNotFoundError:
+        return None
+
+
+def forget(run: Run, job: int) -> None:
+    """Before a job is started: what an earlier one said is no news of it."""
+    run.paths.deployment(job).unlink(missing_ok=True)
+
+
+def last_call(run: Run) -> str:
+    """What collectors last called out; it names the token that the answering job must have."""
+    try:
+        return run.paths.deployment_call.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def call_answered(run: Run) -> bool:
+    """Whether a deployment job says that it stays: from then on it lingers anew.
+
+    Without that, one could end for want of requests between a look at it and the next round.
+    """
+    call = f"{token_name(run)}.{secrets.token_hex(8)}"
+    write_text(run.paths.deployment_call, call)
+    deadline = time.monotonic() + SETTLED
+    while time.monotonic() < deadline:
+        if any(record.call == call and not record.ended for record in _all(run)):
+            return True
+        time.sleep(LOOK / 4)
+    return False
 
 
 class SharedReplica:
@@ -111,17 +114,17 @@ class SharedReplica:
         if self._chosen is None or time.monotonic() - self._looked < LOOK:
             return None
         self._looked = time.monotonic()
-        now = _read(self._run, self._chosen.job)
-        if now is not None and now.error:
-            return _ended(now)
-        if now is not None and now != self._chosen and now.start == self._chosen.start:
-            self._chosen, self._moved = now, time.monotonic()
+        now = published(self._run, self._chosen.job)
         if now is not None and now.start != self._chosen.start:
             return EndpointError(f"deployment job {now.job} was started anew", transient=True)
+        if now is not None and now.ended:
+            return _ended(now)
+        if now is not None and now != self._chosen:
+            self._chosen, self._moved = now, time.monotonic()
         if time.monotonic() - self._moved > self._run.spec.run.lease_timeout:
             return EndpointError(
                 f"deployment job {self._chosen.job} on {self._chosen.node} went silent",
-                cause="its node died, or the job was cancelled or ran out of time",
+                cause="its node died, or the job was killed",
                 hint=f"evalhpc status {self._run.paths.root}",
                 transient=True,
             )
@@ -132,49 +135,44 @@ class SharedReplica:
 
     def _await(self, deadline: float) -> Published:
         """A deployment job that was seen to live, another one for each shard in turn."""
-        first = {record.job: record for record in _all(self._run)}
+        jobs = self._run.spec.site.deploy.jobs
+        first: dict[int, Published] = {}
+        begin = time.monotonic()
         while True:
-            time.sleep(LOOK)
             records = list(_all(self._run))
-            alive = [r for r in records if not r.error and r != first.get(r.job)]
-            if alive:
+            for record in records:
+                first.setdefault(record.job, record)
+            alive = [r for r in records if r.urls and not r.ended and r != first[r.job]]
+            ended = [record for record in records if record.ended]
+            # The first to beat is not the only one that does.
+            if alive and (len(alive) + len(ended) == jobs or time.monotonic() - begin > SETTLED):
                 return alive[self._shard % len(alive)]
-            failed = [record for record in records if record.error]
-            if len(failed) == self._run.spec.site.deploy.jobs:
-                raise _ended(failed[0])
+            if len(ended) == jobs:
+                raise _ended(ended[0])
             if time.monotonic() > deadline:
-                raise EndpointError(
-                    f"no deployment job of this run was ready within "
-                    f"{self._run.spec.run.ready_timeout:g} s",
-                    cause="it waits in the queue, or its model is still loading",
-                    hint=f"evalhpc status {self._run.paths.root}, or raise run.ready_timeout",
-                    transient=True,
-                )
+                raise self._never_ready()
+            time.sleep(LOOK / 2)
+
+    def _never_ready(self) -> EndpointError:
+        return EndpointError(
+            f"no deployment job of this run was ready within "
+            f"{self._run.spec.run.ready_timeout:g} s",
+            cause="it waits in the queue, ended without a word, or its model is still loading",
+            hint=f"evalhpc status {self._run.paths.root}, or raise run.ready_timeout",
+            transient=True,
+        )
 
 
 def _ended(record: Published) -> EndpointError:
     return EndpointError(
-        f"deployment job {record.job} on {record.node} ended: {record.error}",
-        cause="see its log",
-        hint="evalhpc logs RUN",
+        f"deployment job {record.job} on {record.node} ended: {record.ended}",
+        cause="see the end of its log",
+        hint="evalhpc logs RUN --kind deploy",
     )
 
 
 def _all(run: Run) -> Iterator[Published]:
     for job in range(run.spec.site.deploy.jobs):
-        record = _read(run, job)
+        record = published(run, job)
         if record is not None:
             yield record
-
-
-def _read(run: Run, job: int) -> Published | None:
-    path = run.paths.deployment(job)
-    try:
-        return read_record(path, Published) if path.exists() else None
-    except (IntegrityError, ValidationError) as error:
-        raise EndpointError(f"{path} cannot be read: {error}", hint=f"rm {path}") from error
-
-
-def node_name() -> str:
-    """This node, as Slurm calls it."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
