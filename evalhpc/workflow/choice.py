@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,17 @@ _UNSERVED = {
     "hf-peft": "merge the adapter into its base model first, or serve both yourself: --endpoint",
     "fsdp-dcp": "convert it to Hugging Face or Megatron format with the tool that trained it",
 }
+#: What a deployment has and no option sets.
+_WORKED_OUT = frozenset({"kind", "nodes", "gpus", "reasons", "model_format", "one_sampling_config"})
+#: What has a key of its own, as other things depend on it.
+_ELSEWHERE = {
+    "image": "container.images.SERVER=IMAGE",
+    "replicas": "deploy.replicas=N",
+    "threads": "deploy.threads=N",
+    "context_length": "deploy.context_length=N",
+    "extra_args": "deploy.extra_args=[...]",
+    "rate_limit": "deploy.rate_limit=N",
+}
 #: Requests of one batch where all of them may share one: Export-Deploy's own default.
 _BATCH = 32
 
@@ -50,7 +61,7 @@ def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
     """
     kind = _server(model, site)
     type_ = DEPLOYMENTS[kind]
-    options = _options(site.deploy.options, kind)
+    options = _options(site, kind)
     data: dict[str, Any] = {
         "kind": kind,
         "threads": site.deploy.threads or site.resources.shard.cpus,
@@ -77,7 +88,14 @@ def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
         data["max_batch_size"] = 1 if mixed else _BATCH
     if issubclass(type_, Existing):
         data["rate_limit"] = site.deploy.rate_limit
+    if kind == "generic" and "command" not in options:
+        raise ConfigError(
+            f"site {site.name!r}: the server 'generic' has no command",
+            cause="deploy.options.generic.command is what it runs, by bash -c",
+            hint="--set 'deploy.options.generic.command=exec my-server --port $EVALHPC_PORT'",
+        )
     deployment = validate(type_, data | options, f"site {site.name!r}: deploy.options.{kind}")
+    _refuse_mixing(deployment, site)
     if deployment.nodes > 1 and not deployment.spans_nodes:
         raise ConfigError(
             f"the model needs {deployment.nodes} nodes, and {kind} stays on one",
@@ -85,6 +103,19 @@ def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
             hint=f"choose another server: --set deploy.servers.{model.format}=vllm",
         )
     return _one_configuration(deployment)
+
+
+def _refuse_mixing(deployment: Serving, site: Site) -> None:
+    """Shards do not know of one another's requests, and a batch has one configuration."""
+    batches = isinstance(deployment, ExportDeploy) and deployment.max_batch_size > 1
+    if batches and site.deploy.topology == "job" and site.run.shards > 1:
+        raise ConfigError(
+            f"deploy.options.{deployment.kind}.max_batch_size is more than 1, and "
+            f"{site.run.shards} shards share the server",
+            cause="it takes the settings of a batch from its first request, for all of them: "
+            "numbers would be wrong",
+            hint="leave max_batch_size out, or use one shard, or deploy.topology=shard",
+        )
 
 
 def _one_configuration(deployment: Serving) -> Serving:
@@ -128,20 +159,33 @@ def _layout(
         size = ModelSize(
             model.weight_bytes, model.layers, model.heads, model.kv_heads, model.head_size
         )
+    if taken >= shard.gpus_per_node > 0:
+        raise ConfigError(
+            f"the other endpoints take all {shard.gpus_per_node} GPUs of a node: none is left for "
+            f"the model",
+            cause=f"they take {taken}, and GPUs are not shared",
+            hint="--set resources.shard.gpus_per_node=N for more, or serve them elsewhere: "
+            "--with NAME=URL,model_id=ID",
+        )
     room = Room(
         nodes=shard.nodes,
         gpus=max(0, shard.gpus_per_node - taken),
         gpu_memory=_bytes(deploy.gpu_memory),
     )
-    context = options.get("context_parallel", 1)
     wanted = Wanted(
         tensor_parallel=options.get("tensor_parallel", deploy.tensor_parallel),
         pipeline_parallel=options.get("pipeline_parallel", deploy.pipeline_parallel),
-        context_parallel=context if isinstance(context, int) and context > 0 else 1,
+        context_parallel=options.get("context_parallel", 1),
         replicas=deploy.replicas,
     )
     spreads = issubclass(type_, MegatronRay | HfRay)
     layout = lay_out(size, room, wanted, spreads=spreads)
+    if issubclass(type_, HfRay) and layout.nodes > 1:
+        raise ConfigError(
+            f"a copy of the model needs {layout.nodes} nodes, and hf-ray puts each on one",
+            cause="; ".join(layout.reasons),
+            hint=f"choose another server: --set deploy.servers.{model.format}=vllm",
+        )
     if spreads and layout.gpus:  # one Ray cluster over the whole allocation
         layout = replace(layout, nodes=max(layout.nodes, shard.nodes))
     if layout.nodes > 1 and site.scheduler == "local":
@@ -153,27 +197,55 @@ def _layout(
     return layout
 
 
-def _options(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """What the site says of this deployment: `{kind: {key: value}}`, or dotted `kind.key`."""
-    for name in options:
-        if name.partition(".")[0] not in DEPLOYMENTS:
+def refuse_idle_nodes(site: Site, deployments: Iterable[Serving]) -> None:
+    """Raises ConfigError where shards would hold nodes that no server of theirs can use."""
+    asked, used = site.resources.shard, max((d.nodes for d in deployments if d.gpus), default=0)
+    if 0 < used < asked.nodes:
+        raise ConfigError(
+            f"resources.shard.nodes is {asked.nodes}, and the servers of a shard use {used}",
+            cause="each copy of this server is a process of its own, on the first nodes",
+            hint=f"--set resources.shard.nodes={used}, and more shards "
+            "(deploy.jobs with deploy.topology=job)",
+        )
+
+
+def _options(site: Site, kind: str) -> dict[str, Any]:
+    """What the site says of this deployment; ConfigError for what it says wrong of any."""
+    by_deployment: dict[str, dict[str, Any]] = {}
+    for name, value in site.deploy.options.items():
+        server, dot, key = name.partition(".")  # `{kind: {key: value}}`, or dotted `kind.key`
+        if server not in DEPLOYMENTS:
             raise ConfigError(
-                f"deploy.options: {name!r} is no deployment"
-                f"{did_you_mean(name.partition('.')[0], DEPLOYMENTS)}",
+                f"deploy.options: {server!r} is no deployment{did_you_mean(server, DEPLOYMENTS)}",
                 hint=f"the deployments are {', '.join(DEPLOYMENTS)}",
             )
-    nested = options.get(kind, {})
-    if not isinstance(nested, Mapping):
-        raise ConfigError(
-            f"deploy.options.{kind} is {nested!r}, not a section of `key: value` lines",
-            hint=f"--set deploy.options.{kind}.KEY=VALUE",
-        )
-    dotted = {
-        name.partition(".")[2]: value
-        for name, value in options.items()
-        if name.startswith(f"{kind}.")
+        if not dot and not isinstance(value, Mapping):
+            raise ConfigError(
+                f"deploy.options.{server} is {value!r}, not a section of `key: value` lines",
+                hint=f"--set deploy.options.{server}.KEY=VALUE",
+            )
+        by_deployment.setdefault(server, {}).update({key: value} if dot else value)
+    checked = {
+        server: _checked(f"site {site.name!r}: deploy.options.{server}", server, options)
+        for server, options in by_deployment.items()
     }
-    return {**nested, **dotted}
+    return checked.get(kind, {})
+
+
+def _checked(where: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values by themselves are right, before anything is worked out from them."""
+    for key in options:
+        if key in _ELSEWHERE:
+            raise ConfigError(f"{where}: {key} is no option", hint=f"--set {_ELSEWHERE[key]}")
+        if key in _WORKED_OUT:
+            raise ConfigError(
+                f"{where}: {key} is no option",
+                cause="it follows from the model, the site and the sizes",
+                hint="leave it out; sizes are deploy.tensor_parallel, pipeline_parallel, replicas",
+            )
+    needed = {"command": "true"} if server == "generic" else {}
+    valid = validate(DEPLOYMENTS[server], needed | dict(options), where)
+    return {key: getattr(valid, key) for key in options}
 
 
 def node_of(site: Site) -> GpuNode | None:

@@ -25,7 +25,7 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Suite
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors, write_text
-from evalhpc.workflow.choice import choose_deployment
+from evalhpc.workflow.choice import choose_deployment, refuse_idle_nodes
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.image_sites import stored_images
 from evalhpc.workflow.image_use import image_warnings
@@ -94,8 +94,9 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
     benchmarks = merge_params(suite, site, overrides)
     model, warnings = find_subject(wish, benchmarks, environ)
     endpoints, more = find_endpoints(suite, wish.others, site, environ)
-    taken = sum(s.deployment.replicas * s.deployment.gpus for s in endpoints.values())
+    taken = sum(served.deployment.taken_gpus for served in endpoints.values())
     deployment = choose_deployment(model, site, taken=taken)
+    refuse_idle_nodes(site, [deployment, *(served.deployment for served in endpoints.values())])
     harnesses = {b.harness: harness_spec(b.harness) for b in suite.benchmarks}
     spec = resolve(
         layer,
