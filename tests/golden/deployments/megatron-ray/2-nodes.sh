@@ -104,7 +104,12 @@ seed="${SLURM_JOB_ID:-$$}"
 node_name="${SLURMD_NODENAME:-$(uname -n)}"
 # Slurm's and MPI's variables would draw the model's processes into the job's own MPI world.
 unset "${!SLURM_@}" "${!PMI_@}" "${!PMI2_@}" "${!PMIX_@}"
-die() { echo "$node_name: $*" >&2; exit 1; }
+why_ended=
+die() {
+  why_ended="$node_name: $*"
+  echo "$why_ended" >&2
+  exit 1
+}
 
 # The address of this node that the others reach; EVALHPC_NODE_ADDRESS overrides the guess.
 node_address() {
@@ -175,6 +180,7 @@ children=()
 # shellcheck disable=SC2317,SC2329 # the traps call it
 clean_up() {
   trap '' TERM INT USR1
+  disown -a || true # or bash writes a line, with the whole command, for each that is killed here
   local pid
   for pid in "${children[@]}"; do kill "$pid" 2>/dev/null || true; done
   for _ in {1..15}; do
@@ -188,6 +194,8 @@ clean_up() {
     fi
   done
   rm -rf "$ray_folder"
+  # Again, as the last word: what ended meanwhile has said a lot.
+  [[ -z $why_ended ]] || echo "$why_ended" >&2
 }
 trap clean_up EXIT
 trap 'exit 143' TERM INT USR1

@@ -63,7 +63,12 @@ seed="${SLURM_JOB_ID:-$$}"
 node_name="${SLURMD_NODENAME:-$(uname -n)}"
 # Slurm's and MPI's variables would draw the model's processes into the job's own MPI world.
 unset "${!SLURM_@}" "${!PMI_@}" "${!PMI2_@}" "${!PMIX_@}"
-die() { echo "$node_name: $*" >&2; exit 1; }
+why_ended=
+die() {
+  why_ended="$node_name: $*"
+  echo "$why_ended" >&2
+  exit 1
+}
 
 # The address of this node that the others reach; EVALHPC_NODE_ADDRESS overrides the guess.
 node_address() {
