@@ -52,6 +52,11 @@ def lay_out(size: ModelSize | None, room: Room, wanted: Wanted, *, spreads: bool
             cause=f"it has {size.heads or '?'} heads and {size.kv_heads or '?'} KV heads",
             hint="choose a power of two that divides both: --set deploy.tensor_parallel=N",
         )
+    if size is not None and size.layers and pipeline > size.layers:
+        raise ModelError(
+            f"{pipeline} pipeline stages are more than the model's {size.layers} layers",
+            hint=f"--set deploy.pipeline_parallel=N, at most {size.layers}",
+        )
     if room.gpus == 0:
         return Layout(tensor, pipeline, 1, 0, wanted.replicas or 1, reasons)
     copy = tensor * pipeline * wanted.context_parallel
