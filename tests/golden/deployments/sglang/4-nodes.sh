@@ -62,6 +62,8 @@ why_ended=
 die() {
   why_ended="$node_name: $*"
   echo "$why_ended" >&2
+  # The first one that ends knows why; the others are ended then.
+  (set -o noclobber && echo "$why_ended" >"$EVALHPC_RENDEZVOUS/why") 2>/dev/null || true
   exit 1
 }
 

@@ -59,6 +59,8 @@ if [[ ${EVALHPC_STEP:-} != server.sh ]]; then
   trap end_step TERM INT
   code=0
   wait "$srun_pid" || code=$?
+  # The last word, after what every node had to say.
+  [[ ! -s $EVALHPC_RENDEZVOUS/why ]] || cat "$EVALHPC_RENDEZVOUS/why" >&2
   exit "$code"
 fi
 
@@ -94,6 +96,8 @@ why_ended=
 die() {
   why_ended="$node_name: $*"
   echo "$why_ended" >&2
+  # The first one that ends knows why; the others are ended then.
+  (set -o noclobber && echo "$why_ended" >"$EVALHPC_RENDEZVOUS/why") 2>/dev/null || true
   exit 1
 }
 
