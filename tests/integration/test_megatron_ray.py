@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,11 +150,10 @@ def without_paths(run: Path, name: str) -> dict[str, str]:
 
 def node_at_work(run: Path) -> str:
     """The first node of shard 0, once that has answered something."""
-    record = run / "leases" / "1" / "workers" / "0.json"
+    record = run / "leases" / "1" / "workers" / "00000.json"
 
     def said() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-        return found
+        return json.loads(record.read_text())["stats"] if record.exists() else {}
 
     wait_until(lambda: said().get("answered", 0) > 0, timeout=120, what="shard 0 answers")
     return str(said()["node"])
@@ -171,7 +171,9 @@ def all_nodes_back(desk: RayDesk) -> Iterator[None]:
 
 def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
     """End one part of the server of the shard on `node`, without warning."""
-    (ray,) = (cluster for cluster in desk.ray_clusters() if node in cluster.raylets)
+    (ray,) = (  # no other shard has this node
+        cluster for cluster in desk.ray_clusters() if node in cluster.raylets
+    )
     (other,) = ray.raylets.keys() - {node}
     here = desk.processes(node)
     steps = [process.pid for process in here if process.line.startswith("slurmstepd")]
@@ -182,29 +184,31 @@ def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
     elif victim == "model":
         desk.kill(next(rank for rank in ray.ranks if rank.node == other))
     elif victim == "container":
-        script = f"bash {run}/scripts/server.sh"
-        desk.kill(next(one for one in here if one.line == script and one.parent in steps))
+        script = str(run / "scripts" / "server.sh")
+        desk.kill(next(one for one in here if one.line.endswith(script) and one.parent in steps))
     else:
         desk.kill(next(process for process in here if "/gcs_server --" in process.line))
 
 
 @pytest.mark.parametrize(
-    ("victim", "causes"),
+    ("victim", "cause"),
     [
-        pytest.param("head", ["the Ray head ended"], marks=pytest.mark.chaos),
-        pytest.param("worker", ["Ray lost a node: 1 of 2 are left"]),
-        pytest.param("model", ["completes nothing"], marks=pytest.mark.chaos),
-        pytest.param("container", ["ended ("], marks=pytest.mark.chaos),
-        pytest.param("node", ["Ray lost a node: 1 of 2 are left"], marks=pytest.mark.chaos),
+        pytest.param("head", "the Ray head ended", marks=pytest.mark.chaos),
+        ("worker", "the Ray (worker of this node ended|cluster lost a node)"),
+        pytest.param("model", "completes nothing", marks=pytest.mark.chaos),
+        pytest.param("container", "task 0: Killed", marks=pytest.mark.chaos),
+        pytest.param(
+            "node", "the Ray cluster lost a node|Node failure on", marks=pytest.mark.chaos
+        ),
     ],
 )
 def test_a_killed_part_costs_its_shard_and_no_answer(
-    desk: RayDesk, pair: Pair, victim: str, causes: list[str]
+    desk: RayDesk, pair: Pair, victim: str, cause: str
 ) -> None:
     """The shard ends at once and says why; the run completes from the other one, exact."""
     settings = {
         "run.unit_size": 1, "run.concurrency": 1, "run.canary": 2, "run.request_timeout": 20,
-        "environment.variables.STANDIN_DELAY": "'2'",
+        "environment.variables.STANDIN_DELAY": "'1.5'", "slurm.extra": "[--exclusive]",
     }  # fmt: skip
     with ThreadPoolExecutor() as pool, all_nodes_back(desk):
         submitting = pool.submit(
@@ -221,7 +225,6 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
     (failed,) = desk.status(run)["failed_shards"]
     assert (failed["round"], failed["shard"]) == (1, 0)
     said = desk.evalhpc("status", run).stdout
-    for cause in causes:
-        assert cause in failed["what"]
-        assert cause in said
+    assert re.search(cause, failed["what"]), failed["what"]
+    assert re.search(cause, said), said
     assert without_paths(run, SCORED) == without_paths(pair.beside, SCORED)
