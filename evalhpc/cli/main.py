@@ -8,6 +8,7 @@ import sys
 import click
 
 from evalhpc import __version__
+from evalhpc.cli.explain import explain
 from evalhpc.cli.images import images
 from evalhpc.cli.inspect import ls, model, site
 from evalhpc.cli.node import node
@@ -52,7 +53,7 @@ def completion(shell: str) -> None:
 
 for _command in (submit, estimate, render, status, logs, cancel, resume, merge, results, verify):
     cli.add_command(_command)
-for _command in (ls, site, model, images, node):
+for _command in (explain, ls, site, model, images, node):
     cli.add_command(_command)
 
 

@@ -37,14 +37,19 @@ def status(run: str, as_json: bool) -> None:
     RUN is a run directory, or a run id below the site's run_root.
     """
     from evalhpc.workflow.control import scheduler_of  # start-up time
+    from evalhpc.workflow.explain import explain_status
     from evalhpc.workflow.status import run_status
 
     opened = _open(run)
     found = run_status(opened, scheduler_of(opened))
+    likeliest = explain_status(opened, found)
     if as_json:
-        print_json(found.model_dump())
-    else:
-        show_status(found)
+        print_json(found.model_dump() | {"likeliest": likeliest and likeliest.model_dump()})
+        return
+    show_status(found)
+    if likeliest is not None:
+        click.secho(f"  explained  {likeliest.about}: {likeliest.cause}", fg="red")
+        click.echo(f"             next: evalhpc explain {found.run_dir}")
 
 
 def show_status(found: RunStatus) -> None:

@@ -63,6 +63,19 @@ def squeue_comments() -> Argv:
     return [*_squeue_all(), "--me", f"--Format={_suffixed(('JobArrayID', 'Comment'))}"]
 
 
+def squeue_folder(job_id: int) -> Argv:
+    """The folder that a job starts in, if the controller still knows it."""
+    return [*_squeue_all(), f"--jobs={job_id}", f"--Format={_suffixed(('WorkDir',))}"]
+
+
+def sacct_folder(job_id: int) -> Argv:
+    """The same, of a job that the controller has forgotten."""
+    return [
+        "sacct", "--parsable2", "--noheader", "--allocations",
+        f"--jobs={job_id}", "--format=WorkDir",
+    ]  # fmt: skip
+
+
 def squeue_json() -> Argv:
     """All that the controller still knows: before 23.02 no filter is honoured."""
     return ["squeue", "--json"]

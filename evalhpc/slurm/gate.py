@@ -127,6 +127,19 @@ class Slurm:
         found = by_submission(records.values())
         return {job_id: found.get(job_id, [JobRecord(job_id)]) for job_id in ids}
 
+    def folder(self, job_id: int) -> Path | None:
+        """Where a job starts; None of one that Slurm does not know (any more)."""
+        what = f"cannot ask for job {job_id}"
+        for argv in (commands.squeue_folder(job_id), commands.sacct_folder(job_id)):
+            done = self._runner.read(argv, what)
+            if done.returncode == 0:
+                for line in done.stdout.splitlines():
+                    if line.strip("| "):
+                        return Path(line.removesuffix("|"))
+            elif not refusals.only_over(done) and refusals.NO_ACCOUNTING not in done.stderr:
+                raise refusals.failure(what, done)
+        return None
+
     def partitions(self) -> list[Partition]:
         """Every partition with its limits and nodes, hidden ones included."""
         what = "cannot list the partitions"

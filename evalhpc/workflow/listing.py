@@ -52,7 +52,7 @@ def find_run(name: str, env: Mapping[str, str]) -> Run:
     for root in roots:
         if _is_run(root / name):
             return open_run(root / name)
-    known = [path.name for root in roots for path in _run_dirs(root)]
+    known = [path.name for root in roots for path in run_dirs(root)]
     near = difflib.get_close_matches(name, known, n=1)
     raise UsageError(
         f"there is no run {name!r} here or in {', '.join(map(str, roots))}"
@@ -67,10 +67,11 @@ def list_runs(root: Path | None, env: Mapping[str, str]) -> list[RunRow]:
     if root is not None and not root.is_dir():
         raise UsageError(f"there is no folder {root}", hint="evalhpc ls runs, without --root")
     roots = [root] if root is not None else run_roots(env)
-    return [_row(path) for place in roots for path in _run_dirs(place)]
+    return [_row(path) for place in roots for path in run_dirs(place)]
 
 
-def _run_dirs(root: Path) -> list[Path]:
+def run_dirs(root: Path) -> list[Path]:
+    """The run directories in `root`, by name; none where there is no such folder."""
     if not root.is_dir():
         return []
     with storage_errors(root):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
 
 from evalhpc.core.acceptance import Outcome
 from evalhpc.models.base import Frozen
-from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.states import UNKNOWN
 from evalhpc.storage.atomic import read_jsonl
@@ -31,6 +31,13 @@ ENDED = frozenset({"rendered", "complete", "failed", "cancelled", "stalled"})
 
 #: Seconds after which a submitted job must be known to Slurm.
 _SETTLED = 60.0
+
+
+class JobSource(Protocol):
+    """Who knows of jobs: the gate to Slurm, or what it once answered."""
+
+    def jobs(self, job_ids: Iterable[int]) -> dict[int, list[JobRecord]]:
+        """Records by submitted id."""
 
 
 class WorkerView(Frozen):
@@ -75,7 +82,7 @@ class RunStatus(Frozen):
     failure: dict[str, Any] | None = None
 
 
-def run_status(run: Run, slurm: Slurm | None = None) -> RunStatus:
+def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
     """The status; without `slurm`, Slurm jobs that were recorded count as active."""
     rounds = planned_rounds(run)
     round_ = rounds[-1] if rounds else 0
@@ -100,7 +107,7 @@ def run_status(run: Run, slurm: Slurm | None = None) -> RunStatus:
     )
 
 
-def job_views(jobs: list[Job], slurm: Slurm | None) -> tuple[JobView, ...]:
+def job_views(jobs: list[Job], slurm: JobSource | None) -> tuple[JobView, ...]:
     """Each recorded job with its state: one question to Slurm for all of them."""
     real = [job for job in jobs if job.kind != "resume"]
     ids = [job.id for job in real if job.scheduler == "slurm"]
