@@ -57,9 +57,9 @@ class Canary:
         for _ in range(MISSES):
             sent = time.monotonic()
             try:
-                await asyncio.wait_for(self._asker.prove(self._request), self._patience)
+                await _within(self._patience, self._asker.prove(self._request))
                 return
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 why = f"no reply within {self._patience:g} s"
             except EndpointError as error:
                 why = error.what
@@ -78,6 +78,19 @@ class Canary:
             hint="read the end of its log (evalhpc logs RUN); where single answers take very "
             "long, raise run.canary",
         )
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; TimeoutError after so long. Not wait_for: before Python 3.12 it may swallow a
+    cancellation that comes as `work` ends, and a watch would go on for ever."""
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        task.result()
+    finally:
+        task.cancel()
 
 
 def canary(
