@@ -88,7 +88,7 @@ def ls_harnesses(as_json: bool) -> None:
 
 @click.group(epilog="\b\nExample:\n  evalhpc site show devcluster")
 def site() -> None:
-    """Look at a site file."""
+    """Write, look at or check a site file."""
 
 
 @site.command("show", epilog="\b\nExample:\n  evalhpc site show eos")
@@ -102,6 +102,44 @@ def site_show(name: str, as_json: bool) -> None:
         print_json(site_document(name, os.environ))
     else:
         click.echo(site_yaml(name, os.environ), nl=False)
+
+
+@site.command("init", epilog="\b\nExample:\n  evalhpc site init mycluster --partition gpu")
+@click.argument("name", callback=word)
+@click.option(
+    "--output",
+    metavar="FILE|-",
+    callback=word,
+    help="Default: NAME.yaml among your own sites; - prints it.",
+)
+@click.option("--partition", callback=word, help="For the shards; default: where the GPUs are.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def site_init(name: str, output: str | None, partition: str | None, force: bool) -> None:
+    """Write a site file NAME from what this cluster says of itself; run it on a login node.
+
+    Each value has a comment that names the command it comes from. What cannot be known is left
+    out, and listed.
+    """
+    from evalhpc.workflow.site_init import (  # start-up time
+        draft_site,
+        refuse_overwriting,
+        site_file,
+        write_site,
+    )
+
+    path = None if output == "-" else site_file(name, Path(output) if output else None, os.environ)
+    if path is not None:
+        refuse_overwriting(path, force=force)
+    made = draft_site(name, partition, os.environ)
+    if path is None:
+        click.echo(made.text, nl=False)
+    else:
+        write_site(path, made)
+        click.echo(f"wrote {path}")
+    for left in made.open:
+        click.secho(f"  open: {left}", fg="yellow", err=True)
+    if path is not None:
+        click.echo(f"next: evalhpc site check {name if output is None else path}")
 
 
 @site.command("check", epilog="\b\nExample:\n  evalhpc site check devcluster")

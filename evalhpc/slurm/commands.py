@@ -21,6 +21,10 @@ SACCT_FIELDS = (
 )  # fmt: skip
 #: sinfo --format: partition (* marks the default), node count, node state, gres.
 SINFO_FORMAT = "%P|%D|%t|%G"
+#: sinfo --Node --format: partition, node, CPUs, MiB, gres, state.
+NODE_FORMAT = "%P|%N|%c|%m|%G|%t"
+#: sacctmgr show associations format=….
+ASSOCIATION_FIELDS = ("account", "partition", "qos")
 
 Argv = list[str]
 
@@ -97,6 +101,24 @@ def sacct_json(job_ids: Iterable[int]) -> Argv:
 def sinfo() -> Argv:
     """Nodes of every partition, hidden ones included, grouped by state and gres."""
     return ["sinfo", "--noheader", "--all", f"--format={SINFO_FORMAT}"]
+
+
+def sinfo_nodes() -> Argv:
+    """Each node once for each of its partitions."""
+    return ["sinfo", "--noheader", "--all", "--Node", f"--format={NODE_FORMAT}"]
+
+
+def associations(user: str) -> Argv:
+    """What the accounting lets the user submit under."""
+    return [
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations",
+        f"user={user}", f"format={','.join(ASSOCIATION_FIELDS)}",
+    ]  # fmt: skip
+
+
+def scontrol_nodes(names: Iterable[str]) -> Argv:
+    """These nodes, with what of each jobs may have."""
+    return ["scontrol", "show", "node", ",".join(names)]
 
 
 def sinfo_json() -> Argv:

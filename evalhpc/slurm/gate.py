@@ -13,6 +13,7 @@ from evalhpc import process
 from evalhpc.errors import ClusterError
 from evalhpc.process import Finished
 from evalhpc.slurm import commands, parsers, refusals
+from evalhpc.slurm.inventory import Association, Node, parse_associations, parse_nodes
 from evalhpc.slurm.jobs import (
     Dependency,
     JobRecord,
@@ -145,6 +146,24 @@ class Slurm:
         what = "cannot list the partitions"
         limits = self._runner.query(commands.scontrol_partitions(), what)
         return parsers.parse_partitions(limits, self._runner.query(commands.sinfo(), what))
+
+    def nodes(self) -> list[Node]:
+        """Every node, once for each of its partitions."""
+        return parse_nodes(self._runner.query(commands.sinfo_nodes(), "cannot list the nodes"))
+
+    def free_cpus(self, nodes: Sequence[str]) -> dict[str, int]:
+        """CPUs of these nodes that jobs may have, without those kept for the system."""
+        if not nodes:
+            return {}
+        what = f"cannot ask for node {', '.join(nodes)}"
+        shown = parsers.parse_scontrol(self._runner.query(commands.scontrol_nodes(nodes), what))
+        told = {node.get("NodeName", ""): node.get("CPUEfctv", "") for node in shown}
+        return {name: int(cpus) for name, cpus in told.items() if cpus.isdigit()}
+
+    def associations(self, user: str) -> list[Association]:
+        """What the accounting lets the user submit under."""
+        what = "cannot ask for accounts"
+        return parse_associations(self._runner.query(commands.associations(user), what))
 
     def limits(self) -> Limits:
         """Limits from the controller's configuration."""

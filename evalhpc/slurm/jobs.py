@@ -67,6 +67,7 @@ class Partition:
     idle_nodes: int = 0
     gres: tuple[str, ...] = ()  # what a node offers, each kind once: ("gpu:h100:8",)
     allow_accounts: str = "ALL"
+    exclusive: bool = False  # nodes are never shared
 
     def summary(self) -> str:
         """One line for an error text or a table."""
@@ -84,6 +85,7 @@ class Limits:
     max_job_count: int
     accounting: bool
     cluster: str
+    enforced: tuple[str, ...] = ()  # of the accounting: associations, limits, qos
 
 
 @dataclass(frozen=True)

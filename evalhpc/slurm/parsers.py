@@ -78,6 +78,7 @@ def parse_partitions(scontrol: str, sinfo: str) -> list[Partition]:
             max_nodes=_number(fields.get("MaxNodes", "")),
             total_nodes=_number(fields.get("TotalNodes", "")) or 0,
             allow_accounts=fields.get("AllowAccounts", "ALL"),
+            exclusive=fields.get("OverSubscribe") == "EXCLUSIVE",
         )
         for fields in parse_scontrol(scontrol)
         if "PartitionName" in fields
@@ -117,6 +118,7 @@ def parse_limits(stdout: str) -> Limits:
         max_job_count=_number(config.get("MaxJobCount", "")) or 10000,
         accounting=not config.get("AccountingStorageType", "").endswith("/none"),
         cluster=config.get("ClusterName", ""),
+        enforced=tuple(filter(None, _text(config.get("AccountingStorageEnforce", "")).split(","))),
     )
 
 
