@@ -190,7 +190,7 @@ def test_what_would_fail_on_the_cluster_is_refused(
 def test_pyxis_gets_only_absolute_sqsh_files(image: str) -> None:
     """Any other name would be imported from a registry, on every node at once."""
     site = layer(**deep_merge(PYXIS, {"container": {"images": {"lm-eval": image}}}))
-    with pytest.raises(ConfigError, match="not the absolute path|is not imported"):
+    with pytest.raises(ConfigError, match=r"not the absolute path|is not imported"):
         spec(site)
 
 
@@ -198,7 +198,7 @@ def test_a_registry_name_is_not_looked_up_in_the_image_folder() -> None:
     """`image_dir` is for files; it must not turn a registry's name into a path."""
     data = {"image_dir": "/i", "images": {"lm-eval": "registry.example#org/lm-eval:1"}}
     site = layer(**deep_merge(PYXIS, {"container": data}))
-    with pytest.raises(ConfigError, match="not the absolute path|is not imported"):
+    with pytest.raises(ConfigError, match=r"not the absolute path|is not imported"):
         spec(site)
 
 
