@@ -132,4 +132,3 @@ def _variables(site: Site, environ: Mapping[str, str]) -> Iterator[EvalhpcError]
             f"environment.pass_through: not set in this shell: {', '.join(missing)}",
             hint=f"export {missing[0]}=..., or take it off the list",
         )
-
