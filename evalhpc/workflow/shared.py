@@ -106,6 +106,7 @@ class SharedReplica:
                 kind=kind,
                 token=token,
                 deadline=max(1.0, deadline - time.monotonic()),
+                alive=self._alive,
             )
         return (url,), token
 
@@ -129,6 +130,11 @@ class SharedReplica:
                 transient=True,
             )
         return None
+
+    def _alive(self) -> None:
+        """Raises what `death` says."""
+        if (error := self.death()) is not None:
+            raise error
 
     def stop(self) -> None:
         """It serves other shards too."""

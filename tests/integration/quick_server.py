@@ -5,7 +5,8 @@ loads, `html` is another kind of server, `locked` wants another key, `deaf` igno
 `broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
 `teapots` on two, `slow` takes half a second a request, `fragile`
 ends after three requests when it is shard 0's. `mortal` does so with the first one, and `zombie`
-then answers GETs only; they do it where the file ONCE is not there, and make it.
+then answers GETs only; they do it where the file ONCE is not there, and make it. `counts` adds
+a line for each request, with the time that it came, to a file of its own in the folder ONCE.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"message": "no such model"}})
             return
         prompt = request.get("prompt", PROBE)
+        if self.mode == "counts":
+            with (self.once / str(os.getpid())).open("a") as lines:
+                lines.write(f"{time.monotonic()} {prompt}\n")
         if prompt != PROBE:
             self._err()
             if self._never(prompt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "SETTLED", 0.3)
     monkeypatch.setattr(herald_module, "node_name", lambda: "n1")
 
-    def proved(url: str, model: str, *, kind: Kind, token: str, deadline: float) -> float:
+    def proved(
+        url: str, model: str, *, kind: Kind, token: str, deadline: float, alive: Callable[[], None]
+    ) -> float:
+        alive()
         return 0.0
 
     monkeypatch.setattr(shared, "wait_ready", proved)
