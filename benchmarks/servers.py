@@ -122,7 +122,7 @@ async def _serve_live(ready: Connection, folder: Path, base_url: str) -> None:
     spec = make_spec()
     run = Run(RunPaths(folder), spec, spec.digest())
     run.paths.journals.mkdir()
-    endpoints = dict.fromkeys(spec.served(), Endpoint(base_url, TOKEN))
+    endpoints = dict.fromkeys(spec.served(), Endpoint((base_url,), TOKEN))
     with RequestWriter(folder / "misses.frames", run.hash) as misses:
         async with live_answers(run, 0, endpoints) as live:
             gateway = PassGateway(

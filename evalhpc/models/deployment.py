@@ -18,7 +18,7 @@ EXPORT_DEPLOY = "/opt/Export-Deploy/scripts/deploy/nlp"
 class Serving(Frozen):
     """What every server has; a *copy* is the model once, on `copy_gpus` GPUs."""
 
-    kind: str
+    kind: str = ""  # each server has its own
     image: str | None = None
     context_length: Size | None = None  # tokens; None: the model's own
     extra_args: tuple[str, ...] = ()
