@@ -11,7 +11,6 @@ from evalhpc.core.acceptance import Outcome
 from evalhpc.core.quoting import shell_word
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.jobs import JobRecord
-from evalhpc.slurm.states import STATES
 from evalhpc.workflow.log_evidence import LogEvidence, plain
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.run import Run
@@ -82,32 +81,55 @@ def from_logs(evidence: LogEvidence, error: str) -> Iterator[Finding]:
 
 def from_jobs(records: Mapping[int, Sequence[JobRecord]]) -> Iterator[Finding]:
     """What Slurm says of the jobs, by submitted id."""
-    for record in (record for jobs in records.values() for record in jobs):
-        yield from job_findings(record)
+    known = [record for number in sorted(records) for record in records[number]]
+    failed = any(_ended_badly(record) and record.state != "CANCELLED" for record in known)
+    for record in known:
+        if failed and record.state == "CANCELLED" and not record.node_list:
+            # Slurm itself cancels what waited for the success of a job that failed.
+            yield Finding(
+                about="Slurm",
+                cause="never started: a job that it waited for failed",
+                remedy="find that one above; then evalhpc resume RUN",
+                what=f"job {record.label}: {record.state}",
+                rank=_FOLLOWS + 6,
+            )
+        else:
+            yield from job_findings(record)
 
 
 def job_findings(record: JobRecord) -> Iterator[Finding]:
     """What Slurm's state, reason and exit code of a job say; nothing for one that went well."""
     what = f"job {record.label}" + (f" on {record.node_list}" if record.node_list else "")
-    known: Cause | None = None
     if record.state == "PENDING" and record.reason:
-        known, said = of_reason(record.reason), f"PENDING ({record.reason})"
+        known: Cause | None = of_reason(record.reason)
         rank = _reason_rank(known) if isinstance(known, ReasonCause) else CODE
-        known = known or Cause(
-            cause="Slurm gives a reason that is not in our table", remedy="scontrol show job JOB"
-        )
-    elif STATES.get(record.state) and STATES[record.state].terminal and not record.succeeded:
+        said = f"PENDING ({record.reason})"
+        if known is None:
+            known = Cause(
+                cause="Slurm gives a reason that is not in our table",
+                remedy="scontrol show job JOB",
+            )
+    elif _ended_badly(record):
         known, said = table().states.get(record.state), record.state
         rank = CODE + 5 if known and known.consequence else _ROOT + 1
+        if record.exit_code or record.signal:
+            said += f" ({_exit(record)})"
         yield from _from_exit(record, what)
+    else:
+        return
     if known is not None:
+        remedy = known.remedy.replace("JOB", record.label)
         yield Finding(
-            about="Slurm",
-            cause=known.cause,
-            what=f"{what}: {said}",
-            rank=rank,
-            remedy=known.remedy.replace("JOB", record.label),
+            about="Slurm", cause=known.cause, what=f"{what}: {said}", rank=rank, remedy=remedy
         )
+
+
+def _ended_badly(record: JobRecord) -> bool:
+    return record.terminal and not record.succeeded
+
+
+def _exit(record: JobRecord) -> str:
+    return f"signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
 
 
 def _reason_rank(cause: ReasonCause) -> int:
@@ -117,11 +139,10 @@ def _reason_rank(cause: ReasonCause) -> int:
 def _from_exit(record: JobRecord, what: str) -> Iterator[Finding]:
     told = of_exit(record.exit_code or 0, record.signal or 0)
     if told is not None and record.state == "FAILED":
-        by = f"signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
         yield Finding(
             about="exit code",
             cause=told.cause,
-            what=f"{what}: {by}",
+            what=f"{what}: {_exit(record)}",
             remedy=told.remedy.replace("JOB", record.label),
             rank=_FOLLOWS + 3,
         )

@@ -11,8 +11,8 @@ from evalhpc.slurm.jobs import JobRecord
 from evalhpc.workflow.jobs import recorded_jobs
 from evalhpc.workflow.run import Run
 
-#: Tries of a question whose answer is welcome, but not waited for long.
-_ATTEMPTS = 2
+#: Tries of a question whose answer is welcome, but not waited for: squeue itself tries for seconds.
+_ATTEMPTS = 1
 
 
 class JobAnswers:

@@ -130,6 +130,17 @@ def test_a_failed_dependency_yields_to_the_job_that_failed(traces: Traces) -> No
     assert "scancel 6" in traces.explained().findings[1].remedy
 
 
+def test_what_slurm_cancelled_for_a_failed_job_yields_to_that(traces: Traces) -> None:
+    """Nobody cancelled it: it waited for another's success."""
+    traces.job("planning", 5, "FAILED", exit_code=3, node_list="n1")
+    traces.job("shard", 6, "CANCELLED", 1)
+    findings = traces.explained().findings
+    assert findings[0].cause.startswith("never started")
+    assert findings[1].what == "job 5 on n1: FAILED (exit code 3)"
+    traces.states[5] = [JobRecord(5, state="COMPLETED")]
+    assert traces.explained().findings[0].cause.startswith("cancelled by its owner")
+
+
 def test_signals_of_jobs_are_told(traces: Traces) -> None:
     """Killed by 9 is most often a lack of memory, and more than that it FAILED."""
     traces.job("shard", 6, "FAILED", 1, exit_code=0, signal=9)
