@@ -20,11 +20,13 @@ DATA_FOLDERS = ("sbatch_templates", "enroot", "site_configs")
 JUNK = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", ".*", "build", "dist")
 WHERE = """
 import json
+from evalhpc.causes.table import table
 from evalhpc.harness.catalogue import list_tasks
 from evalhpc.resources import resource_dir
 names = ("sbatch_templates", "enroot", "site_configs")
 found = {name: str(resource_dir(name)) for name in names}
-print(json.dumps(found | {"tasks": sorted(list_tasks())}))
+causes = len(table().logs)
+print(json.dumps(found | {"tasks": sorted(list_tasks()), "causes": causes}))
 """
 
 
@@ -117,6 +119,7 @@ def test_every_kind_of_install_finds_its_data(built: Built, tmp_path: Path, kind
         name: str(home / name) for name in DATA_FOLDERS
     }
     assert "gsm8k_demo" in found["tasks"]
+    assert found["causes"] > 50
     evalhpc = str(place / "bin" / "evalhpc")
     sites = json.loads(run([evalhpc, "ls", "sites", "--json"], env=env, cwd=tmp_path).stdout)
     assert {site["name"] for site in sites} >= {"local", "devcluster", "eos"}
