@@ -191,16 +191,23 @@ clean_up() {
     kill -0 "${children[@]}" 2>/dev/null || break
     sleep 0.1
   done
-  # Ray's processes have sessions of their own; the folder in their command lines is only ours.
-  for pid in /proc/[0-9]*; do
-    if tr '\0' ' ' 2>/dev/null <"$pid/cmdline" | grep -qF -- "$ray_folder"; then
-      kill -9 "${pid#/proc/}" 2>/dev/null || true
-    fi
-  done
-  rm -rf "$ray_folder"
+  sweep
   # Again, as the last word: what ended meanwhile has said a lot.
   [[ -z $why_ended ]] || echo "$why_ended" >&2
 }
+# shellcheck disable=SC2317,SC2329 # as above
+sweep() {
+  # Ray's processes have sessions of their own; the folder in their words or variables is only ours.
+  local found file
+  found=$(grep -lsaF -- "$ray_folder" /proc/[0-9]*/cmdline /proc/[0-9]*/environ) || true
+  for file in $found; do
+    file=${file#/proc/}
+    kill -9 "${file%/*}" 2>/dev/null || true
+  done
+  rm -rf "$ray_folder"
+}
+# What holds file 9 open is this script alone: if it is killed, all that it started still ends.
+exec 9> >(trap '' TERM INT USR1 && cat >/dev/null && sweep)
 trap clean_up EXIT
 trap 'exit 143' TERM INT USR1
 
@@ -222,7 +229,7 @@ start_ray() { # ATTEMPT OPTION…: in the background, every port in a block of i
     --dashboard-agent-listen-port=$((base + 5)) --metrics-export-port=$((base + 6)) \
     --ray-client-server-port=$((base + 7)) \
     --min-worker-port=$((base + 8)) --max-worker-port=$((base + 127)) \
-    --num-cpus=10 --num-gpus=8 "${options[@]}" &
+    --num-cpus=10 --num-gpus=8 "${options[@]}" 9>&- &
   ray_pid=$!
   children=("$ray_pid")
 }
@@ -249,7 +256,7 @@ export RAY_ADDRESS="$node_ip:$base"
 publish "$RAY_ADDRESS"
 
 # "Ray runtime started" comes before a node counts: ask until all are there, then watch them.
-"$node_python" - 4 "$ready_timeout" "$RAY_ADDRESS" "$ray_folder/all-here" <<'PYTHON' &
+"$node_python" - 4 "$ready_timeout" "$RAY_ADDRESS" "$ray_folder/all-here" 9>&- <<'PYTHON' &
 import pathlib, sys, time
 import ray
 want, deadline = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
@@ -273,7 +280,7 @@ until [[ -e $ray_folder/all-here ]]; do
 done
 
 # --- the server, on the first node; if anything of this ends, all of it does ---------------------
-"${server[@]}" &
+"${server[@]}" 9>&- &
 server_pid=$!
 children+=("$server_pid")
 wait -n || true
