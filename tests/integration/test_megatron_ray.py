@@ -142,10 +142,10 @@ def test_no_token_is_ever_written_down(pair: Pair) -> None:
                 assert token.encode() not in path.read_bytes(), path
 
 
-def without_paths(run: Path, name: str) -> dict[str, str]:
+def without_paths(run: Path, name: str) -> dict[str, bytes]:
     """The run's results of a benchmark, comparable with those of another run."""
     found = harness_outputs.lm_eval(run / "results" / name)
-    return {file: text.replace(str(run), "RUN") for file, text in found.items()}
+    return {file: data.replace(bytes(run), b"RUN") for file, data in found.items()}
 
 
 def node_at_work(run: Path) -> str:
@@ -206,9 +206,11 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
     desk: RayDesk, pair: Pair, victim: str, cause: str
 ) -> None:
     """The shard ends at once and says why; the run completes from the other one, exact."""
+    hold = desk.home / f"hold-{victim}"
     settings = {
         "run.unit_size": 1, "run.concurrency": 1, "run.canary": 2, "run.request_timeout": 20,
-        "environment.variables.STANDIN_DELAY": "'1.5'", "slurm.extra": "[--exclusive]",
+        "environment.variables.STANDIN_DELAY": "'1'", "environment.variables.STANDIN_HOLD": hold,
+        "slurm.extra": "[--exclusive]",
     }  # fmt: skip
     with ThreadPoolExecutor() as pool, all_nodes_back(desk):
         submitting = pool.submit(
@@ -216,7 +218,10 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
             "--wait", gpus=1, **settings,
         )  # fmt: skip
         run = desk.home / victim
-        kill(desk, run, victim, node_at_work(run))
+        node = node_at_work(run)
+        hold.touch()  # nothing is finished until the kill
+        kill(desk, run, victim, node)
+        hold.unlink()
         record = run / "journals" / "0001-00000-000.failures.jsonl"
         wait_until(record.exists, timeout=30, what=f"shard 0 has failed: {victim}")
         done = submitting.result()[1]

@@ -3,13 +3,15 @@
 One replica of the deployment makes an actor per rank, each on one "GPU" of Ray's books, and asks
 rank 0. It does not wait for them, so that /v1/health is happy before the weights are loaded and
 after the model died. Requests that come together are one batch, and a batch has the settings of its
-first request. With STANDIN_DELAY in the environment a batch takes so many seconds longer.
+first request. For tests that break something in mid-run: with STANDIN_DELAY in the environment a
+batch takes so many seconds longer, and none begins while there is a file STANDIN_HOLD.
 """
 
 import asyncio
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import fastapi
@@ -21,7 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("standin")
 app = fastapi.FastAPI()
-DELAY = float(os.environ.get("STANDIN_DELAY", "0"))
+DELAY, HOLD = float(os.environ.get("STANDIN_DELAY", "0")), os.environ.get("STANDIN_HOLD", "")
+
+
+async def _pause() -> None:
+    await asyncio.sleep(DELAY)
+    while HOLD and Path(HOLD).exists():
+        await asyncio.sleep(0.1)
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 8}, max_ongoing_requests=32)
@@ -68,7 +76,7 @@ class MegatronRayDeployable:
         inputs = inputs_of(first, max_tokens=256, temperature=1.0)
         prompts: list[Any] = [request.get("prompt") for request in requests]
         words = [len(prompt.split()) for prompt in prompts]  # a prompt of tokens fails here
-        await asyncio.sleep(DELAY)
+        await _pause()
         result = await self.workers[0].infer.remote(prompts, inputs, False)
         replies, limit = [], inputs["max_tokens"]
         for place, text in enumerate(result["texts"]):
@@ -91,7 +99,7 @@ class MegatronRayDeployable:
         wanted = 1 if first.get("logprobs") == 1 else 0
         inputs = inputs_of({**first, "logprobs": wanted, "echo": False}, max_tokens=512)
         conversations = [request.get("messages", []) for request in requests]
-        await asyncio.sleep(DELAY)
+        await _pause()
         result = await self.workers[0].infer.remote(conversations, inputs, True)
         replies, limit = [], inputs["max_tokens"]
         for place, text in enumerate(result["texts"]):
