@@ -81,11 +81,11 @@ def job_id(run: Path, kind: str) -> int:
 
 
 def test_one_of_two_deployment_jobs_is_cancelled_at_work(cluster: DevCluster, home: Path) -> None:
-    """Its shards end with the reason, the others finish; each answer is there, and nothing else."""
+    """Its shards end, the others finish; later rounds rest on the job that lives, and no new one."""
     run = home / "turns"
     done = submit(
         cluster, home, "turns", "slow", "--shards", 3, "--set", "deploy.jobs=2",
-        "--set", "run.concurrency=1",
+        "--set", "run.concurrency=1", "--set", "run.linger=0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     await_true(lambda: _answered(run))
@@ -96,7 +96,9 @@ def test_one_of_two_deployment_jobs_is_cancelled_at_work(cluster: DevCluster, ho
     ended = json.loads((run / "endpoints" / "deployment-0.json").read_text())["ended"]
     assert "asked to end (SIGTERM)" in ended
     status = json.loads(evalhpc(cluster, home, "status", run, "--json").stdout)
-    assert {"deploy", "shard", "collect"} <= {job["kind"] for job in status["jobs"]}
+    kinds = [job["kind"] for job in status["jobs"]]
+    assert (kinds.count("deploy"), kinds.count("planning")) == (1, 1)
+    assert kinds.count("collect") >= 3
     assert "serving http" in evalhpc(cluster, home, "logs", run, "--kind", "deploy").stdout
     await_true(lambda: nothing_left(cluster, home))
 
