@@ -81,7 +81,7 @@ def job_id(run: Path, kind: str) -> int:
 
 
 def test_one_of_two_deployment_jobs_is_cancelled_at_work(cluster: DevCluster, home: Path) -> None:
-    """Its shards end, the others finish; later rounds rest on the job that lives, and no new one."""
+    """Its shards end, the others finish; later rounds rest on the job that lives, not a new one."""
     run = home / "turns"
     done = submit(
         cluster, home, "turns", "slow", "--shards", 3, "--set", "deploy.jobs=2",
