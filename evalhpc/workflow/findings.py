@@ -11,7 +11,7 @@ from evalhpc.core.acceptance import Outcome
 from evalhpc.core.quoting import shell_word
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.jobs import JobRecord
-from evalhpc.workflow.log_evidence import LogEvidence, plain
+from evalhpc.workflow.log_evidence import LogEvidence, line_at, plain
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shard_failures import ShardFailure
@@ -187,12 +187,13 @@ def from_outcomes(run: Run, status: RunStatus) -> Iterator[Finding]:
 
 def from_text(text: str, whose: str, file: str) -> Iterator[Finding]:
     """Causes in what a run wrote down of an error, with the end of a server's log in it."""
-    for match in matches(text.replace("\n  | ", "\n")):
+    log = text.replace("\n  | ", "\n")
+    for match in matches(log):
         yield Finding(
             about=match.entry.about,
             cause=match.entry.cause,
             remedy=match.entry.remedy,
-            what=f"{whose}: {plain(match.text)}",
+            what=f"{whose}: {plain(line_at(log, match.start))}",
             file=file,
             rank=_rank(match.entry),
         )

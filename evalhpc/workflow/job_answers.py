@@ -33,9 +33,10 @@ class JobAnswers:
         return {number: self.known.get(number, [JobRecord(number)]) for number in job_ids}
 
 
-def ask(run: Run, slurm: Slurm | None = None) -> JobAnswers:
-    """Ask once about all Slurm jobs of the run; a local run has none."""
+def ask(run: Run, slurm: Slurm | None = None, *further: int) -> JobAnswers:
+    """Ask once about all Slurm jobs of the run, and `further` ones; a local run has none."""
     ids = [job.id for job in recorded_jobs(run.paths) if job.scheduler == "slurm"]
+    ids += further
     if run.spec.site.scheduler != "slurm" or not ids:
         return JobAnswers(None, ())
     try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evalhpc.errors import ClusterError, EvalhpcError, UsageError
+from evalhpc.paths import RunPaths
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.states import UNKNOWN
@@ -40,7 +41,7 @@ def _explain_job(job_id: int, task: int | None, env: Mapping[str, str]) -> Expla
             slurm, why_not = None, error.what
     if found is not None:
         run, job = found
-        answers = JobAnswers(None, (), why_not) if slurm is None else ask(run, slurm)
+        answers = JobAnswers(None, (), why_not) if slurm is None else ask(run, slurm, job_id)
         return explain_run(run, answers, Target(job, task))
     return _stranger(job_id, task, slurm, why_not)
 
@@ -66,11 +67,13 @@ def _recorded(job_id: int, env: Mapping[str, str]) -> tuple[Run, Job] | None:
 
 
 def _at(folder: Path | None, job_id: int) -> tuple[Run, Job] | None:
-    """The run whose directory the job starts in, if it is one and knows the job."""
-    if folder is None or not (folder / "run.yaml").is_file():
+    """The run in whose directory the job starts; one that a user submitted by hand is `other`."""
+    if folder is None or not RunPaths(folder).spec.is_file():
         return None
     run = open_run(folder)
-    return next(((run, job) for job in recorded_jobs(run.paths) if _is(job, job_id)), None)
+    by_hand = Job(kind="other", id=job_id, round=0, scheduler="slurm")
+    known = (job for job in recorded_jobs(run.paths) if _is(job, job_id))
+    return run, next(known, by_hand)
 
 
 def _is(job: Job, job_id: int) -> bool:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from evalhpc.causes.table import LogCause, matches
 from evalhpc.workflow.run import Run
 
-#: Bytes read of one log (more of its end than of its beginning), and of all logs; files at most.
-_HEAD, _TAIL, _ALL, FILES = 1 << 18, 1 << 19, 1 << 23, 400
+#: Bytes read of one log, at most and at least (two thirds of its end); files at most.
+_MOST, _LEAST, FILES = 3 << 18, 3 << 14, 400
+#: Characters read of all logs, and searched: of lines that differ in digits only, the first few.
+_ALL, _SEARCHED = 1 << 25, 1 << 22
+_ALIKE = 4
+_DIGITS = {ord(digit): "0" for digit in "123456789"}
 #: Bytes up to which lines are counted, so that one near the end can be named by its number.
 _COUNTED = 1 << 26
 _SHOWN = 240  # characters of a line
@@ -78,18 +84,43 @@ def log_evidence(run: Run, wanted: Callable[[Path], bool] = lambda _path: True) 
     sightings: list[Sighting] = []
     own: list[OwnError] = []
     read: list[Path] = []
-    left = _ALL
+    left, searched = _ALL, _SEARCHED
+    share = min(_MOST, max(_LEAST, 2 * _SEARCHED // max(1, len(logs))))
     for path in logs[:FILES]:
-        if left <= 0:
+        if left <= 0 or searched <= 0:
             break
-        for text, first in _windows(path):
+        known: set[str] = set()
+        for text, first in _windows(path, share):
+            lines = _Distinct(text, first)
             left -= len(text)
-            sightings += _sightings(
-                path, text, first, {s.entry.id for s in sightings if s.path == path}
-            )
+            searched -= len(lines.text)
+            for seen in _sightings(path, lines):
+                if seen.entry.id not in known:
+                    known.add(seen.entry.id)
+                    sightings.append(seen)
             own += _own_errors(path, text, first)[-1:]
         read.append(path)
     return LogEvidence(tuple(sightings), tuple(own), tuple(read), len(logs) - len(read))
+
+
+class _Distinct:
+    """The lines of a text without most of those that say the same with other digits."""
+
+    def __init__(self, text: str, first: int | None) -> None:
+        lines, self._numbers, counts = [], [], Counter[str]()
+        pairs = zip(text.split("\n"), text.translate(_DIGITS).split("\n"), strict=True)
+        for number, (line, shape) in enumerate(pairs):
+            counts[shape] += 1
+            if counts[shape] <= _ALIKE:
+                lines.append(line)
+                self._numbers.append(number)
+        self.text = "\n".join(lines)
+        self._first = first
+
+    def number(self, place: int) -> int | None:
+        """The number in the log of the line at `place` of `text`."""
+        line = self._numbers[self.text.count("\n", 0, place)]
+        return None if self._first is None else self._first + line
 
 
 def plain(line: str) -> str:
@@ -99,15 +130,10 @@ def plain(line: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _sightings(path: Path, text: str, first: int | None, known: set[str]) -> Iterator[Sighting]:
-    for match in matches(text):
-        if match.entry.id not in known:
-            yield Sighting(
-                match.entry,
-                path,
-                _number(text, match.start, first),
-                plain(_line(text, match.start)),
-            )
+def _sightings(path: Path, lines: _Distinct) -> Iterator[Sighting]:
+    for match in matches(lines.text):
+        shown = plain(line_at(lines.text, match.start))
+        yield Sighting(match.entry, path, lines.number(match.start), shown)
 
 
 def _own_errors(path: Path, text: str, first: int | None) -> list[OwnError]:
@@ -123,7 +149,8 @@ def _own_errors(path: Path, text: str, first: int | None) -> list[OwnError]:
     ]
 
 
-def _line(text: str, place: int) -> str:
+def line_at(text: str, place: int) -> str:
+    """The line of the text that has this place in it."""
     end = text.find("\n", place)
     return text[text.rfind("\n", 0, place) + 1 : end if end >= 0 else len(text)]
 
@@ -132,7 +159,7 @@ def _number(text: str, place: int, first: int | None) -> int | None:
     return None if first is None else first + text.count("\n", 0, place)
 
 
-def _windows(path: Path) -> list[tuple[str, int | None]]:
+def _windows(path: Path, share: int) -> list[tuple[str, int | None]]:
     """(text, number of its first line) of the log, or of its beginning and end; none if unread."""
     try:
         # A log that was replaced by a link or a pipe since it was listed is left alone.
@@ -141,21 +168,21 @@ def _windows(path: Path) -> list[tuple[str, int | None]]:
         return []
     with open(fd, "rb") as stream:  # noqa: PTH123 - a descriptor has no path
         size = os.fstat(fd).st_size
-        head = stream.read(min(size, _HEAD + _TAIL))
-        if size <= _HEAD + _TAIL:
-            return [(head.decode("utf-8", "replace"), 1)]
-        head = head[:_HEAD]
-        before = _lines_before(path, size - _TAIL) if size <= _COUNTED else None
-        stream.seek(size - _TAIL)
-        tail = stream.read(_TAIL)
+        if size <= share:
+            return [(stream.read(share).decode("utf-8", "replace"), 1)]
+        head = stream.read(share // 3)
+        tail = share - len(head)
+        before = _lines_before(stream, size - tail) if size <= _COUNTED else None
+        stream.seek(size - tail)
+        rest = stream.read(tail)
     number = None if before is None else before + 1
-    return [(head.decode("utf-8", "replace"), 1), (tail.decode("utf-8", "replace"), number)]
+    return [(head.decode("utf-8", "replace"), 1), (rest.decode("utf-8", "replace"), number)]
 
 
-def _lines_before(path: Path, place: int) -> int:
+def _lines_before(stream: BinaryIO, place: int) -> int:
+    stream.seek(0)
     count, left = 0, place
-    with path.open("rb") as stream:
-        while left > 0 and (chunk := stream.read(min(left, 1 << 20))):
-            count += chunk.count(b"\n")
-            left -= len(chunk)
+    while left > 0 and (chunk := stream.read(min(left, 1 << 20))):
+        count += chunk.count(b"\n")
+        left -= len(chunk)
     return count

@@ -145,6 +145,19 @@ def test_a_job_of_no_run_is_explained_by_slurm_alone(place: Place) -> None:
     assert "no run that is known here has a job 999999" in unknown.stderr
 
 
+def test_a_job_that_was_submitted_by_hand_is_its_runs(place: Place, failed: dict[str, int]) -> None:
+    """Only Slurm knows where it starts; its log is found by its number."""
+    run = place.home / "failed"
+    script = ["sbatch", "--parsable", "--wait", "--output=logs/shard-%j.log", "--wrap",
+              "echo 'OSError: [Errno 122] Disk quota exceeded: /h'; exit 6"]  # fmt: skip
+    number = place.cluster.exec(script, cwd=run).stdout.strip()
+    code, found = place.explain(number)
+    assert (code, found["job"], found["run_dir"]) == (0, number, str(run))
+    first = found["findings"][0]
+    assert (first["about"], first["line"]) == ("quota", 1)
+    assert first["file"] == str(run / "logs" / f"shard-{number}.log")
+
+
 def test_a_site_file_is_made_of_the_cluster_and_fits_it(place: Place) -> None:
     """What was found passes `site check`; nothing is overwritten; what is open is listed."""
     folder = place.home / "sites"
