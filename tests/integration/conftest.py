@@ -19,12 +19,14 @@ DEFAULT_STATE = "/var/tmp/evalhpc-devcluster"
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 #: Files whose tests share no fixture and take long: each test goes to any worker.
-SPREAD = frozenset({"exactness", "slices_exact", "turns", "slices", "failed_requests", "endpoints"})
+SPREAD = frozenset({
+    "exactness", "slices_exact", "turns", "slices", "failed_requests", "endpoints", "topologies",
+})  # fmt: skip
 #: What takes longest, begun first. Any other file comes after these.
 LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
            "local_path", "containers", "bad_cluster", "bad_input", "hf_server", "devcluster",
-           "turns", "slices_cluster", "lm_eval_script", "slurm_gate", "images", "slices",
-           "failed_requests", "endpoints")  # fmt: skip
+           "turns", "slices_cluster", "topologies_cluster", "lm_eval_script", "slurm_gate", "images",
+           "slices", "topologies", "failed_requests", "endpoints", "estimate")  # fmt: skip
 
 
 class FilesAndCells(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed

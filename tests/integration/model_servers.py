@@ -18,8 +18,11 @@ import httpx
 from evalhpc import process
 from evalhpc.deploy.access import TOKEN_VARIABLE
 from evalhpc.deploy.readiness import Kind, wait_ready
+from tests.integration.cluster import wait_until
 
 TOKEN = "token-of-the-test"
+
+_QUICK = Path(__file__).with_name("quick_server.py")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ def free_port() -> int:
             sock.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no port is free")
+
+
+@contextmanager
+def quick_endpoint(*mode: object) -> Iterator[str]:
+    """`quick_server.py` with the model `outside`, once it listens; its base URL."""
+    port = free_port()
+    words = [sys.executable, _QUICK, "127.0.0.1", port, "outside", *mode]
+    with subprocess.Popen([*map(str, words)]) as child:
+        try:
+            wait_until(lambda: _listens(port), timeout=20, what=f"port {port} listens", every=0.05)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            child.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

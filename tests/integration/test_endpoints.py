@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from evalhpc.storage.samples import read_answered
+from tests.integration.model_servers import quick_endpoint
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
 from tests.models import tiny
 
 pytestmark = pytest.mark.server
-
-_SERVER = Path(__file__).with_name("quick_server.py")
 
 
 @pytest.fixture
@@ -27,20 +21,6 @@ def site(tmp_path: Path) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     return write_quick_site(folder, "local")
-
-
-@contextmanager
-def judge_server() -> Iterator[str]:
-    """A judge that is up already; yields its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    child = subprocess.Popen([sys.executable, str(_SERVER), "127.0.0.1", str(port), "outside"])
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        child.terminate()
-        child.wait()
 
 
 def submit(site: Path, tmp_path: Path, judge: str, *more: object) -> tuple[Path, str]:
@@ -83,7 +63,7 @@ def test_a_judge_with_a_checkpoint_of_its_own_is_served_beside_the_model(
 @pytest.mark.parametrize("miss", ["stub", "forward"])
 def test_a_judge_may_be_a_server_that_is_up(miss: str, site: Path, tmp_path: Path) -> None:
     """Its answers are journalled and merged like the model's, live or not."""
-    with judge_server() as url:
+    with quick_endpoint() as url:
         run_dir, _ = submit(
             site, tmp_path, f"judge={url},model_id=outside,kind=completions", "--miss", miss
         )

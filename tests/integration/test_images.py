@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from evalhpc.cli.main import cli
 from evalhpc.errors import EvalhpcError
 from tests.integration.cluster import REPO, DevCluster, wait_until
-from tests.integration.test_endpoints import judge_server
+from tests.integration.model_servers import quick_endpoint
 
 if not shutil.which("mksquashfs"):
     assert os.environ.get("EVALHPC_REQUIRE_CLUSTER") != "1", "squashfs-tools is not installed"
@@ -253,7 +253,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(rig: Rig, need: str) -> None
 
 def test_a_run_refers_to_the_digest_and_records_it(rig: Rig) -> None:
     """Scripts name the imported file, and provenance its digest; before that it is refused."""
-    with judge_server() as url:
+    with quick_endpoint() as url:
         words = ["--endpoint", url, "--model-id", "outside", "--tasks", "gsm8k_demo"]
         run = ["--run-dir", str(rig.root / "run"), "--json"]
         render = ["render", "--site", str(rig.site), *words, *run]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from evalhpc.storage.journal import read_journal
 from evalhpc.storage.round_view import worker_stats
 from evalhpc.storage.samples import read_answered
 from tests.integration.harness_outputs import as_is
-from tests.integration.model_servers import free_port
+from tests.integration.model_servers import quick_endpoint
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
 
 pytestmark = pytest.mark.server
 
-_SERVER = Path(__file__).with_name("quick_server.py")
 _MODEL = "outside"
 T = TypeVar("T")
 
@@ -39,14 +37,8 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A model server that is up; its mode is the fixture's parameter."""
-    port = free_port()
-    words = [sys.executable, _SERVER, "127.0.0.1", port, _MODEL, getattr(request, "param", "")]
-    child = subprocess.Popen([*map(str, words)])
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        child.terminate()
-        child.wait()
+    with quick_endpoint(getattr(request, "param", "")) as url:
+        yield url
 
 
 def submit(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.integration.model_servers import quick_endpoint
 from tests.integration.quick_site import write_quick_site
 from tests.models.checkpoints import write_dist, write_hf
 
@@ -92,7 +90,9 @@ def test_a_shared_deployment_gives_the_results_of_a_replica_for_each_shard(site:
     own = submitted(site, "own", "judged", *words)
     shared = submitted(site, "shared", "judged", *words, "--set", "deploy.topology=job")
     assert scores(shared) == scores(own)
-    roots = [json.loads((run / "certificate.json").read_text())["merkle_root"] for run in (own, shared)]
+    roots = [
+        json.loads((run / "certificate.json").read_text())["merkle_root"] for run in (own, shared)
+    ]
     assert roots[0] == roots[1]
     servers = sorted(path.name for path in (shared / "logs").glob("server*"))
     assert servers == ["server-0-0.log", "server-judge-0-0.log"]
@@ -125,29 +125,10 @@ def test_a_deployment_that_never_gets_ready_ends_the_run_with_its_reason(site: P
     assert "ended (exit code 1) before it answered" in shown.stdout
 
 
-@contextmanager
-def endpoint(folder: Path) -> Iterator[str]:
-    """A server that is up and counts; yields its base URL."""
-    port = _free_port()
-    words = [sys.executable, str(_SERVER), "127.0.0.1", str(port), "outside", "counts"]
-    with subprocess.Popen([*words, str(folder)]) as child:
-        try:
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            child.terminate()
-
-
-def _free_port() -> int:
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_all_shards_together_keep_to_an_endpoints_limit(site: Path) -> None:
     """By the server's count no second has more than its part; no deployment job is made for it."""
     (site / "counts").mkdir()
-    with endpoint(site / "counts") as url:
+    with quick_endpoint("counts", site / "counts") as url:
         run = submitted(
             site, "run", "plain", "--endpoint", url, "--model-id", "outside",
             "--set", "deploy.rate_limit=240", "--set", "deploy.topology=job",
