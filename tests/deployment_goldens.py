@@ -77,6 +77,8 @@ def _deployment(kind: str, nodes: int) -> Any:
         values["command"] = 'exec ./serve "$EVALHPC_MODEL" --port "$EVALHPC_PORT" "$@"'
     if "tensor_parallel" in type_.model_fields:
         values |= {"tensor_parallel": _GPUS, "pipeline_parallel": nodes, "gpus": _GPUS}
+    if kind == "hf-ray":  # a copy stays on one node
+        values |= {"pipeline_parallel": 1, "replicas": nodes}
     if nodes == 1:
         values["context_length"] = 8192
     return type_(**values)

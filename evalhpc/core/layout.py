@@ -57,6 +57,8 @@ def lay_out(size: ModelSize | None, room: Room, wanted: Wanted, *, spreads: bool
             f"{pipeline} pipeline stages are more than the model's {size.layers} layers",
             hint=f"--set deploy.pipeline_parallel=N, at most {size.layers}",
         )
+    if size is not None and room.gpus and room.gpu_memory:
+        _refuse_too_large(size, room.gpu_memory, tensor, pipeline)
     if room.gpus == 0:
         return Layout(tensor, pipeline, 1, 0, wanted.replicas or 1, reasons)
     copy = tensor * pipeline * wanted.context_parallel
@@ -73,6 +75,19 @@ def lay_out(size: ModelSize | None, room: Room, wanted: Wanted, *, spreads: bool
         )
     reasons += (f"{_count(replicas, 'copy', 'copies')} of {copy} GPUs on {_room(room, nodes)}",)
     return Layout(tensor, pipeline, nodes, copy // nodes, replicas, reasons)
+
+
+def _refuse_too_large(size: ModelSize, gpu_memory: int, tensor: int, pipeline: int) -> None:
+    need = int(size.needs(tensor) * size.largest_share(pipeline))
+    if need > tensor * gpu_memory:
+        raise ModelError(
+            f"a stage of the model needs {need / 1e9:.1f} GB, and its {tensor} GPUs have "
+            f"{tensor * gpu_memory / 1e9:.1f} GB",
+            cause=f"tensor parallel {tensor}, pipeline parallel {pipeline}; weights and a fifth "
+            f"more, and a KV cache of {size.cached_tokens} tokens",
+            hint="leave both out, and they are worked out; a shorter deploy.context_length; "
+            "or, for weights that are quantised as they load, --set deploy.gpu_memory=null",
+        )
 
 
 def _sizes(size: ModelSize | None, room: Room, wanted: Wanted) -> tuple[int, int, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from evalhpc.errors import ModelError
 
 #: Weights, and a fifth more for activations, CUDA graphs and the framework itself.
 OVERHEAD = 1.2
-#: Tokens whose keys and values have a place: eight sequences of 4,096.
+#: Tokens whose keys and values have a place, at least: eight sequences of 4,096.
 CACHED_TOKENS = 8 * 4096
 _CACHE_WIDTH = 2  # bytes of an element of the cache, bf16
 _UNITS = {30: "GiB", 20: "MiB", 10: "KiB"}  # by power of two
@@ -26,12 +26,18 @@ class ModelSize:
     heads: int | None = None
     kv_heads: int | None = None
     head_size: int | None = None  # elements of one head
+    sequence: int = 0  # tokens of the longest one that must fit
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values have a place."""
+        return max(CACHED_TOKENS, self.sequence)
 
     def cache_bytes(self, tensor_parallel: int) -> int:
-        """Bytes of CACHED_TOKENS over all GPUs; KV heads are copied where GPUs are more."""
+        """Bytes of the cached tokens over all GPUs; KV heads are copied where GPUs are more."""
         if self.layers and self.kv_heads and self.head_size:
             heads = max(self.kv_heads, tensor_parallel)
-            return 2 * self.layers * heads * self.head_size * _CACHE_WIDTH * CACHED_TOKENS
+            return 2 * self.layers * heads * self.head_size * _CACHE_WIDTH * self.cached_tokens
         return self.weight_bytes // 10  # a guess where the shape is not known
 
     def needs(self, tensor_parallel: int) -> int:
@@ -119,7 +125,7 @@ def _lines(model: ModelSize, node: GpuNode, width: int, stages: int, nodes: int)
         heads = max(model.kv_heads, width)
         yield (
             f"KV cache 2 × {model.layers} layers × {heads} KV heads × {model.head_size} × "
-            f"{_CACHE_WIDTH} B × {CACHED_TOKENS} tokens = {_size(cache)}"
+            f"{_CACHE_WIDTH} B × {model.cached_tokens} tokens = {_size(cache)}"
         )
     else:
         yield f"KV cache, shape unknown: a tenth of the weights = {_size(cache)}"

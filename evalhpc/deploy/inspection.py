@@ -109,6 +109,7 @@ def find_model(arg: str, *, model_id: str | None = None) -> tuple[Model, tuple[s
         heads=found.heads,
         kv_heads=found.kv_heads,
         head_size=found.head_size,
+        context_length=found.context_length,
     )
     return model, found.warnings
 

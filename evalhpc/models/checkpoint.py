@@ -36,3 +36,4 @@ class Model(Frozen):
     heads: int | None = None
     kv_heads: int | None = None
     head_size: int | None = None
+    context_length: int | None = None  # tokens

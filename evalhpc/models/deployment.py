@@ -32,6 +32,11 @@ class Serving(Frozen):
     reasons: tuple[str, ...] = ()  # for its sizes, a line each, for people
 
     @property
+    def mixes_settings(self) -> bool:
+        """Whether requests that are in flight together may get one another's settings."""
+        return self.dialect != "openai" and getattr(self, "max_batch_size", None) != 1
+
+    @property
     def copies_itself(self) -> bool:
         """Whether one server process runs all the copies; else each has a process of its own."""
         return False
@@ -91,6 +96,7 @@ class Existing(Serving):
     """An OpenAI-compatible server that is up."""
 
     kind: Literal["endpoint"] = "endpoint"
+    max_batch_size: Size | None = None  # where its dialect mixes settings; None: not known
     rate_limit: float | None = Field(default=None, gt=0)  # requests a minute, of all shards
 
 
@@ -257,6 +263,7 @@ class Generic(Parallel):
     """A user's own command, run by bash; it finds its settings in the environment."""
 
     kind: Literal["generic"] = "generic"
+    max_batch_size: Size | None = None  # where its dialect mixes settings; None: not known
     command: str = Field(min_length=1)
 
     @field_validator("command")

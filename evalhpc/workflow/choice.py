@@ -21,6 +21,7 @@ from evalhpc.models.deployment import (
     MegatronRay,
     Parallel,
     Serving,
+    Triton,
 )
 from evalhpc.models.site import DeployDefaults, Site
 from evalhpc.models.suite import EndpointWish
@@ -50,6 +51,8 @@ _ELSEWHERE = {
     "extra_args": "deploy.extra_args=[...]",
     "rate_limit": "deploy.rate_limit=N",
 }
+#: Tokens of a request to Export-Deploy where nobody says; it has no default of the model's own.
+_CONTEXT = 8192
 #: Requests of one batch where all of them may share one: Export-Deploy's own default.
 _BATCH = 32
 
@@ -62,15 +65,16 @@ def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
     kind = _server(model, site)
     type_ = DEPLOYMENTS[kind]
     options = _options(site, kind)
+    context = _context_length(model, site, type_)
     data: dict[str, Any] = {
         "kind": kind,
         "threads": site.deploy.threads or site.resources.shard.cpus,
-        "context_length": site.deploy.context_length,
+        "context_length": context,
         "extra_args": site.deploy.extra_args,
         "image": site.container.images.get(kind),
     }
     if issubclass(type_, Parallel):
-        layout = _layout(model, site, type_, taken, options)
+        layout = _layout(model, site, type_, taken, options, context)
         data |= {
             "tensor_parallel": layout.tensor_parallel,
             "pipeline_parallel": layout.pipeline_parallel,
@@ -107,27 +111,27 @@ def choose_deployment(model: Model, site: Site, *, taken: int = 0) -> Serving:
 
 def _refuse_mixing(deployment: Serving, site: Site) -> None:
     """Shards do not know of one another's requests, and a batch has one configuration."""
-    batches = isinstance(deployment, ExportDeploy) and deployment.max_batch_size > 1
-    if batches and site.deploy.topology == "job" and site.run.shards > 1:
+    shared = deployment.kind == "endpoint" or site.deploy.topology == "job"
+    if deployment.mixes_settings and shared and site.run.shards > 1:
         raise ConfigError(
-            f"deploy.options.{deployment.kind}.max_batch_size is more than 1, and "
-            f"{site.run.shards} shards share the server",
+            f"{site.run.shards} shards share a server that may put their requests into one batch "
+            f"(deploy.options.{deployment.kind}.max_batch_size)",
             cause="it takes the settings of a batch from its first request, for all of them: "
             "numbers would be wrong",
-            hint="leave max_batch_size out, or use one shard, or deploy.topology=shard",
+            hint="--shards 1; or, if it was started with batches of one: "
+            f"--set deploy.options.{deployment.kind}.max_batch_size=1",
         )
 
 
 def _one_configuration(deployment: Serving) -> Serving:
     """A batch takes its first request's settings for all: then never two kinds at once."""
-    if not isinstance(deployment, ExportDeploy):
-        return deployment
-    mixed = deployment.max_batch_size > 1
-    return deployment.model_copy(update={"one_sampling_config": mixed})
+    return deployment.model_copy(update={"one_sampling_config": deployment.mixes_settings})
 
 
 def _server(model: Model, site: Site) -> str:
     servers = {**DEFAULT_SERVERS, **site.deploy.servers}
+    if site.resources.shard.gpus_per_node and "hf" not in site.deploy.servers:
+        servers["hf"] = "vllm"  # a server on CPUs would leave the GPUs idle
     kind = servers.get(model.format)
     if kind is None:
         raise ModelError(
@@ -150,15 +154,38 @@ def _server(model: Model, site: Site) -> str:
     return kind
 
 
+def _context_length(model: Model, site: Site, type_: type[Serving]) -> int | None:
+    """Tokens of the longest request; None leaves it to the server, which takes the model's own.
+
+    Export-Deploy would take 4,096 whatever the model is, and keeps a place for every token.
+    """
+    asked, own = site.deploy.context_length, model.context_length
+    if asked is not None and own is not None and asked > own:
+        raise ModelError(
+            f"deploy.context_length is {asked}, and the model was made for {own} tokens",
+            cause="longer texts than a model was made for give numbers that mean nothing",
+            hint=f"--set deploy.context_length={own}, or less",
+        )
+    if asked is None and issubclass(type_, ExportDeploy):
+        return min(own or _CONTEXT, _CONTEXT)
+    return asked
+
+
 def _layout(
-    model: Model, site: Site, type_: type[Parallel], taken: int, options: Mapping[str, Any]
+    model: Model,
+    site: Site,
+    type_: type[Parallel],
+    taken: int,
+    options: Mapping[str, Any],
+    context: int | None,
 ) -> Layout:
     shard, deploy = site.resources.shard, site.deploy
     size = None
     if model.weight_bytes:
         size = ModelSize(
-            model.weight_bytes, model.layers, model.heads, model.kv_heads, model.head_size
-        )
+            model.weight_bytes, model.layers, model.heads, model.kv_heads, model.head_size,
+            sequence=context or model.context_length or 0,
+        )  # fmt: skip
     if taken >= shard.gpus_per_node > 0:
         raise ConfigError(
             f"the other endpoints take all {shard.gpus_per_node} GPUs of a node: none is left for "
@@ -176,8 +203,15 @@ def _layout(
         tensor_parallel=options.get("tensor_parallel", deploy.tensor_parallel),
         pipeline_parallel=options.get("pipeline_parallel", deploy.pipeline_parallel),
         context_parallel=options.get("context_parallel", 1),
-        replicas=deploy.replicas,
+        # Triton has two ports of its own that nothing moves: one copy a node.
+        replicas=deploy.replicas or (1 if issubclass(type_, Triton) else None),
     )
+    if issubclass(type_, Triton) and wanted.replicas != 1:
+        raise ConfigError(
+            f"deploy.replicas is {wanted.replicas}, and a node has room for one Triton",
+            cause="its ports for gRPC and metrics cannot be chosen",
+            hint="use more shards instead, or megatron-ray",
+        )
     spreads = issubclass(type_, MegatronRay | HfRay)
     layout = lay_out(size, room, wanted, spreads=spreads)
     if issubclass(type_, HfRay) and layout.nodes > 1:

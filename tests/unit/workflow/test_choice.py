@@ -40,7 +40,7 @@ def chosen(format_: str, there: Site, **more: Any) -> Serving:
 @pytest.mark.parametrize(
     ("format_", "kind"),
     [
-        ("hf", "hf"),
+        ("hf", "vllm"),
         ("gguf", "llamacpp"),
         ("megatron-bridge", "megatron-ray"),
         ("megatron-dist", "megatron-ray"),

@@ -43,7 +43,7 @@ if [[ ${EVALHPC_STEP:-} != server.sh ]]; then
   export EVALHPC_STEP=server.sh
   # Asked to end, srun kills its tasks at once; SIGUSR1 it hands on to them, and they tidy up.
   set -m # srun gets a process group of its own: only we tell it to end
-  "${step[@]}" bash /shared/runs/demo/scripts/server.sh "$@" &
+  "${step[@]}" bash /shared/runs/demo/scripts/server.sh "$@" </dev/null &
   set +m
   srun_pid=$!
   # shellcheck disable=SC2317,SC2329 # the trap calls it
@@ -79,7 +79,7 @@ has "$checkpoint" || checkpoint=--nemo_checkpoint
 gpus=(--num_gpus=16)
 if has --num_nodes; then # up to 0.2: GPUs of a node, and only two of them unless told
   gpus=(--num_gpus=8 --num_nodes=2)
-  gpus+=(--cuda_visible_devices="$(seq -s, 0 7)")
+  gpus+=(--cuda_visible_devices="${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 7)}")
 fi
 server=(
   python "$script"
@@ -178,8 +178,11 @@ ready_timeout=1200
 [[ $node_python != */* ]] || PATH="${node_python%/*}:$PATH" # its own programs stand beside it
 
 # --- Ray: its head on the first node, a worker on each other ------------------------------------
-# Everything of it is under one short folder of this node's own, which goes when this script does.
-ray_folder=$(mktemp -d "${EVALHPC_NODE_TMP:-/tmp}/ehpc.XXXXXX")
+# Everything of it is under one short folder on each node's own disk, which goes when this script
+# does. It has one name on all nodes: Ray before 2.51 uses the head's on all of them.
+ray_folder="${EVALHPC_NODE_TMP:-/tmp}/ehpc.${EVALHPC_RENDEZVOUS##*.}"
+((${#ray_folder} <= 41)) || die "$ray_folder is too long for the sockets in it: 41 characters at most"
+mkdir -m 700 "$ray_folder" || die "$ray_folder cannot be made: see EVALHPC_NODE_TMP"
 children=()
 # shellcheck disable=SC2317,SC2329 # the traps call it
 clean_up() {
@@ -218,8 +221,9 @@ export RAY_AUTH_MODE=token
 : "${RAY_AUTH_TOKEN:?set by this script before its step starts}"
 
 node_ip=$(node_address)
+export VLLM_HOST_IP="$node_ip" # vLLM asks Ray for a node of this address
 start_ray() { # ATTEMPT OPTION…: in the background, every port in a block of its own
-  base=$(free_ports 128 $((seed + 7 * $1 + 13 * node_rank)))
+  base=$(free_ports 128 $((seed + 7 * $1 + 13 * node_rank + EVALHPC_PORT)))
   local options=("${@:2}")
   ((node_rank > 0)) || options=(--head --port="$base" --include-dashboard=false)
   ray start --block --log-color=false --node-ip-address="$node_ip" --disable-usage-stats \
@@ -237,8 +241,13 @@ ray_runs() { kill -0 "$ray_pid" 2>/dev/null; }
 
 if ((node_rank > 0)); then
   head_address=$(await_head)
-  start_ray 0 --address="$head_address"
-  wait "$ray_pid" || true
+  # One that ends at once met a port that was taken meanwhile: then another block.
+  for attempt in 1 2 3; do
+    begin=$SECONDS
+    start_ray "$attempt" --address="$head_address"
+    wait "$ray_pid" || true
+    ((SECONDS - begin < 20)) || break
+  done
   die "the Ray worker of this node ended"
 fi
 
@@ -249,7 +258,8 @@ for attempt in 1 2 3; do
     ray_runs || continue 2
     sleep 0.2
   done
-  break
+  sleep 1 # what answered may be somebody else's: then ours is about to end
+  ray_runs && break
 done
 ray_runs || die "the Ray head did not start"
 export RAY_ADDRESS="$node_ip:$base"
@@ -267,7 +277,12 @@ while (here := sum(node["Alive"] for node in ray.nodes())) < want:
     time.sleep(0.5)
 print(f"Ray has its {want} nodes", flush=True)
 pathlib.Path(sys.argv[4]).touch()
+from ray._private.state import actors  # there is no public way without the dashboard
 while (here := sum(node["Alive"] for node in ray.nodes())) >= want:
+    # A rank that dies leaves the others waiting for it, and the routes say that all is well.
+    dead = [a for a in actors().values() if a["State"] == "DEAD" and a["ActorClassName"] == "ModelWorker"]
+    if dead:
+        sys.exit(f"a rank of the model died: {dead[0].get('DeathCause')}")
     time.sleep(1)
 sys.exit(f"Ray lost a node: {here} of {want} are left")
 PYTHON
@@ -285,7 +300,7 @@ server_pid=$!
 children+=("$server_pid")
 wait -n || true
 ray_runs || die "the Ray head ended"
-kill -0 "$watch_pid" 2>/dev/null || die "the Ray cluster lost a node"
+kill -0 "$watch_pid" 2>/dev/null || die "the Ray cluster lost a node or a rank of the model"
 code=0
 wait "$server_pid" || code=$?
 die "the model server ended with exit code $code"

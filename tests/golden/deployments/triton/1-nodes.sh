@@ -47,10 +47,16 @@ script=/opt/Export-Deploy/scripts/deploy/nlp/deploy_inframework_triton.py
 has() { grep -q -e "$1" "$script"; }
 checkpoint=--megatron_checkpoint
 has "$checkpoint" || checkpoint=--nemo_checkpoint
-head_ip=127.0.0.1 head_port=$((EVALHPC_PORT < 65535 ? EVALHPC_PORT + 1 : EVALHPC_PORT - 2))
+free_port() {
+  python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+# Its front watches the files below the folder that it starts in, for changes of its own code.
+cd "$(mktemp -d)"
+head_ip=127.0.0.1
+head_port=$(free_port)
 # FastAPI in front of Triton finds it by these.
 export TRITON_HTTP_ADDRESS=127.0.0.1
-TRITON_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+TRITON_PORT=$(free_port)
 export TRITON_PORT
 server=(
   python -m torch.distributed.run

@@ -55,6 +55,11 @@ script=/opt/Export-Deploy/scripts/deploy/nlp/deploy_inframework_triton.py
 has() { grep -q -e "$1" "$script"; }
 checkpoint=--megatron_checkpoint
 has "$checkpoint" || checkpoint=--nemo_checkpoint
+free_port() {
+  python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+# Its front watches the files below the folder that it starts in, for changes of its own code.
+cd "$(mktemp -d)"
 # --- several nodes: the first one publishes where it is, the others wait for that ---------------
 # A new folder on the shared file system, the same on all nodes; the step's variables carry it.
 : "${EVALHPC_RENDEZVOUS:?a new folder that all nodes see}"
@@ -142,7 +147,7 @@ head=$(await_head)
 read -r head_ip head_port <<<"$head"
 # FastAPI in front of Triton finds it by these.
 export TRITON_HTTP_ADDRESS=127.0.0.1
-TRITON_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+TRITON_PORT=$(free_port)
 export TRITON_PORT
 server=(
   python -m torch.distributed.run

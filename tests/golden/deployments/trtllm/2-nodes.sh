@@ -34,7 +34,7 @@ fi
 if [[ ${EVALHPC_STEP:-} != server.sh ]]; then
   step=(
     srun --overlap --export=ALL --nodes=2 --ntasks=16 --ntasks-per-node=8
-    --cpus-per-task=1 --mpi=pmix --kill-on-bad-exit=1
+    --cpus-per-task="$((${SLURM_CPUS_PER_TASK:-1} > 8 ? SLURM_CPUS_PER_TASK / 8 : 1))" --mpi=pmix --kill-on-bad-exit=1
     --container-image=/images/server.sqsh
     '--container-mounts=/shared/runs/demo:/shared/runs/demo,/models/our model:/models/our model:ro,/datasets:/data:ro'
     --no-container-mount-home
