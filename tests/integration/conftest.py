@@ -25,8 +25,8 @@ SPREAD = frozenset({
 #: What takes longest, begun first. Any other file comes after these.
 LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
            "local_path", "containers", "bad_cluster", "bad_input", "hf_server", "devcluster",
-           "turns", "slices_cluster", "topologies_cluster", "lm_eval_script", "slurm_gate", "images",
-           "slices", "topologies", "failed_requests", "endpoints", "estimate")  # fmt: skip
+           "turns", "slices_cluster", "topologies_cluster", "lm_eval_script", "slurm_gate",
+           "images", "slices", "topologies", "failed_requests", "endpoints", "estimate")  # fmt: skip
 
 
 class FilesAndCells(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
