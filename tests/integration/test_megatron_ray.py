@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 CHAT, SCORED = "gsm8k_demo", "truthfulqa_mc1_demo"
 LIMIT = 3
+Submitting = Future[tuple[Path, CompletedProcess[str]]]
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +149,19 @@ def without_paths(run: Path, name: str) -> dict[str, bytes]:
     return {file: data.replace(bytes(run), b"RUN") for file, data in found.items()}
 
 
-def node_at_work(run: Path) -> str:
-    """The first node of shard 0, once that has answered something."""
+def node_at_work(run: Path, submitting: Submitting) -> str:
+    """The first node of shard 0, once that has answered something; fails if the run ends first."""
     record = run / "leases" / "1" / "workers" / "00000.json"
 
     def said() -> dict[str, Any]:
         return json.loads(record.read_text())["stats"] if record.exists() else {}
 
-    wait_until(lambda: said().get("answered", 0) > 0, timeout=120, what="shard 0 answers")
+    wait_until(
+        lambda: said().get("answered", 0) > 0 or submitting.done(),
+        timeout=120,
+        what="shard 0 answers",
+    )
+    assert not submitting.done(), submitting.result()
     return str(said()["node"])
 
 
@@ -218,7 +224,7 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
             "--wait", gpus=1, **settings,
         )  # fmt: skip
         run = desk.home / victim
-        node = node_at_work(run)
+        node = node_at_work(run, submitting)
         hold.touch()  # nothing is finished until the kill
         kill(desk, run, victim, node)
         hold.unlink()
