@@ -78,7 +78,7 @@ def wait_ready(
         left = max(1.0, begin + deadline - time.monotonic())
         _complete(target, min(left, _LONGEST_REQUEST))
 
-    with _client(base_url, token) as client:
+    with client_for(base_url, token) as client:
         target = _Target(client, base_url.rstrip("/"), model_id, kind, token_variable)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_NotReady),
@@ -113,7 +113,7 @@ def probe_endpoint(
     Raises EndpointError when it refuses the connection, denies access, does not know the model
     (the text lists those it has) or does not speak OpenAI's protocol.
     """
-    with _client(url, token) as client:
+    with client_for(url, token) as client:
         target = _Target(client, url.rstrip("/"), model_id, kind, token_variable)
         try:
             _complete(target, timeout)
@@ -127,7 +127,8 @@ def probe_endpoint(
             ) from error
 
 
-def _client(url: str, token: str | None) -> httpx.Client:
+def client_for(url: str, token: str | None) -> httpx.Client:
+    """A client for the control requests of one server; raises EndpointError for what is no URL."""
     try:
         host = httpx.URL(url).host
     except httpx.InvalidURL as error:

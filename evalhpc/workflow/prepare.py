@@ -18,6 +18,7 @@ from evalhpc.config.sites import SiteLayer, detect_site, load_site
 from evalhpc.config.suites import adhoc_suite, load_suite
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.rendering import render_run
+from evalhpc.deploy.dialect_probe import refuse_export_deploy
 from evalhpc.errors import StorageError, UsageError
 from evalhpc.harness.catalogue import harness_spec, lookup_task
 from evalhpc.harness.staging import stage_tasks
@@ -110,6 +111,9 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
         python=sys.executable,
         environ=environ,
     )
+    for served in spec.served().values():
+        if served.model.url is not None and served.deployment.dialect == "openai":
+            refuse_export_deploy(served.model.url, environ.get(served.model.api_key_env or ""))
     return spec, (*warnings, *more, *image_warnings(spec))
 
 

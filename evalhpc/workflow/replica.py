@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evalhpc.deploy.access import TOKEN_VARIABLE
+from evalhpc.deploy.dialect_probe import refuse_export_deploy
 from evalhpc.deploy.readiness import wait_ready
 from evalhpc.errors import EndpointError
 from evalhpc.models.checkpoint import Model
@@ -154,6 +155,8 @@ class OutsideReplica:
         """(its URL, the key), proved by a real request of every kind; raises EndpointError."""
         model = self._served.model
         url, key = str(model.url), _outside_key(model)
+        if self._served.deployment.dialect == "openai":
+            refuse_export_deploy(url, key)
         interval = self._interval()
         shards = self._run.spec.run.shards
         time.sleep(self._shard % shards * interval)  # the shards' turns do not coincide

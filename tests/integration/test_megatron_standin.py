@@ -21,8 +21,10 @@ from tokenizers import Tokenizer
 
 from evalhpc import process
 from evalhpc.core.identity import Answer, Request
+from evalhpc.deploy.dialect_probe import refuse_export_deploy
 from evalhpc.deploy.inspection import inspect_model
 from evalhpc.deploy.readiness import wait_ready
+from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.worker.asking import Asker, RetryPolicy
 from evalhpc.worker.dialects import DIALECTS
@@ -105,6 +107,13 @@ def test_inspection_reads_what_megatron_wrote(checkpoint: Path) -> None:
     assert (found.format, found.layers, found.heads, found.kv_heads) == ("megatron-dist", 2, 8, 4)
     assert (found.tensor_parallel, found.context_length) == (1, 4096)
     assert (found.tokenizer, found.chat_template) == (str(checkpoint / "tokenizer"), True)
+
+
+def test_an_endpoint_of_this_kind_is_not_asked_like_openai(served: Served) -> None:
+    """Nobody had to say what it is: its redirects and its health route do."""
+    with pytest.raises(EndpointError, match="Export-Deploy") as caught:
+        refuse_export_deploy(str(served.client.base_url.join("/v1")), None)
+    assert "dialect=export-deploy" in caught.value.hint
 
 
 def test_healthy_before_the_weights_are_loaded(served: Served) -> None:
