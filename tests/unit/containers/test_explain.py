@@ -41,7 +41,10 @@ def test_other_logs_are_not_explained() -> None:
             "ch-run[7]: error: can't bind: destination not found: /r/x (ch_core.c:111)",
             "mount point",
         ),
-        ("ch-run[6]: error: can't mkdir: /x: Read-only file system (ch_misc.c:409 30)", "mount poi"),
+        (
+            "ch-run[6]: error: can't mkdir: /x: Read-only file system (ch_misc.c:409 30)",
+            "mount poi",
+        ),
         ("fuse: failed to open /dev/fuse: Permission denied", "FUSE"),
         ("ch-run[74]: error: unknown image type: /tmp/f.sqsh (ch_core.c:278)", "not a squashfs"),
         ("ch-run[72]: error: can't stat: /x: No such file or directory (ch_core.c:255 2)", "node"),
