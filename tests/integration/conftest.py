@@ -26,7 +26,8 @@ SPREAD = frozenset({
 LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
            "local_path", "containers", "bad_cluster", "bad_input", "hf_server", "devcluster",
            "turns", "slices_cluster", "topologies_cluster", "lm_eval_script", "slurm_gate",
-           "images", "slices", "topologies", "failed_requests", "endpoints", "estimate")  # fmt: skip
+           "images", "slices", "topologies", "failed_requests", "endpoints", "estimate",
+           )  # fmt: skip
 
 
 class FilesAndCells(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
