@@ -46,8 +46,10 @@ MIXED = ((2048, 0.2), (512, 0.3), (64, 0.5))
 USUAL_PART, SIGMA = 0.25, 1.0
 #: Workers → percent that a schedule must reach.
 GOALS = {8: 95.0, 32: 92.0, 128: 85.0}
-#: Workers → seconds of the mean request: two cores must do for the work of all their machines.
-MEAN_LATENCY = {8: 0.15, 32: 0.15, 128: 0.4}
+#: Workers → seconds of the mean request. Those of real models take seconds. Fewer are harder, but
+#: two cores must do the leasing of all workers: with 128, at 0.4 s, it is these that are measured.
+MEAN_LATENCY = {8: 0.15, 32: 0.15, 128: 2.0}
+ROUNDS = 3
 
 _ANSWER = orjson.dumps({"choices": [{"text": "x" * 200, "finish_reason": "stop"}]})
 
@@ -203,7 +205,7 @@ def run() -> list[Result]:
                 contestants[f"{workload.workers} {schedule}"] = partial(
                     _round, pool, Path(name), workload, requests, schedule, numbers
                 )
-        rounds = interleaved(contestants)
+        rounds = interleaved(contestants, ROUNDS)
     return [_result(rounds, workers) for workers in GOALS]
 
 
@@ -216,5 +218,7 @@ def _result(rounds: dict[str, list[Round]], workers: int) -> Result:
         goal=GOALS[workers],
         higher_is_better=True,
         rivals={"static": median(each.efficiency for each in static)},
-        note=f"{CONCURRENCY} at once each; CPU {median(each.cpu for each in dynamic):.0f} % of 2",
+        runs=ROUNDS,
+        note=f"{CONCURRENCY} at once each, {MEAN_LATENCY[workers]} s on average; "
+        f"CPU {median(each.cpu for each in dynamic):.0f} % of 2",
     )
