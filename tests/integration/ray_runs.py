@@ -91,10 +91,14 @@ class RayDesk:
     def deployment(self, run: Path) -> dict[str, Any]:
         """What the run's deployment job says of itself, once it serves."""
         path = run / "endpoints" / "deployment-0.json"
-        wait_until(path.exists, timeout=120, what=f"{path} is there")
-        found: dict[str, Any] = json.loads(path.read_text())
-        assert not found["error"], found
-        return found
+
+        def said() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+            assert not found.get("ended"), found
+            return found
+
+        wait_until(lambda: bool(said().get("urls")), timeout=120, what=f"{run} is served")
+        return said()
 
     def nodes(self, *, alive: bool = True) -> list[str]:
         """The compute nodes that live, or those that do not."""

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from evalhpc.paths import RunPaths
 from tests.integration import harness_outputs
 from tests.integration.cluster import DevCluster, wait_until
 from tests.integration.lm_eval_tasks import without_catalogue
@@ -84,9 +85,8 @@ def pair(desk: RayDesk) -> Pair:
 
 def token_of(desk: RayDesk, run: Path) -> str:
     """The token of the run's deployment jobs."""
-    tokens = desk.cluster.home / ".local/state/evalhpc/tokens"
-    recorded = str(yaml.safe_load((run / "run.yaml").read_text())["hash"])
-    return (tokens / recorded).read_text().strip()
+    name = RunPaths(run).token_name.read_text().strip()
+    return (desk.cluster.home / ".local/state/evalhpc/tokens" / name).read_text().strip()
 
 
 def plain_run(desk: RayDesk, run: Path, name: str, url: str, token: str) -> dict[str, Any]:
@@ -114,7 +114,11 @@ def test_what_was_inspected_is_what_is_served(pair: Pair) -> None:
         spec = yaml.safe_load((run / "run.yaml").read_text())["spec"]
         model, deployment = spec["model"], spec["deployment"]
         assert (model["format"], model["layers"], model["heads"]) == ("megatron-dist", 2, 8)
-        assert (model["tensor_parallel"], model["chat_template"]) == (2, True)
+        assert (model["kv_heads"], model["context_length"], model["chat_template"]) == (
+            4,
+            4096,
+            True,
+        )
         assert (deployment["kind"], deployment["nodes"]) == ("megatron-ray", 2)
         assert (deployment["tensor_parallel"], deployment["replicas"]) == (2, replicas)
 
