@@ -32,8 +32,14 @@ def home(cluster: DevCluster) -> Iterator[Path]:
     for path in (folder, *folder.rglob("*")):
         os.chown(path, cluster.home.stat().st_uid, cluster.home.stat().st_gid)
         os.utime(path, (1, 1))
+    for path in _tokens(cluster):
+        path.unlink()  # another test's, whose run is over
     yield folder
     shutil.rmtree(folder)
+
+
+def _tokens(cluster: DevCluster) -> list[Path]:
+    return list(cluster.home.glob(".local/state/evalhpc/tokens/*"))
 
 
 def evalhpc(cluster: DevCluster, home: Path, *words: object) -> CompletedProcess[str]:
@@ -60,11 +66,11 @@ def await_true(what: Callable[[], object], seconds: float = 60) -> None:
 
 def nothing_left(cluster: DevCluster, home: Path) -> bool:
     """No job, no token, no process that names the run on any node."""
-    jobs = cluster.exec(["squeue", "-h", "-u", "evaluser"], check=True).stdout
-    tokens = list(cluster.home.glob(".local/state/evalhpc/tokens/*"))
+    queue = cluster.exec(["squeue", "-h", "-o", "%Z %o"], check=True).stdout
+    jobs = [line for line in queue.splitlines() if str(home) in line]
     mine = f"run-dir {home}"
     processes = [p for p in Path("/proc").glob("[0-9]*") if mine in _words(p)]
-    return not jobs and not tokens and not processes
+    return not jobs and not _tokens(cluster) and not processes
 
 
 def _words(process: Path) -> str:
@@ -116,7 +122,7 @@ def test_a_run_whose_deployment_failed_is_resumed_with_another(
     failed = submit(cluster, home, "plain", f"mortal, {home / 'once'}", "--shards", 2, "--wait")
     assert failed.returncode == 7, failed.stderr
     assert "CUDA error: device-side assert triggered" in failed.stderr
-    assert not list(cluster.home.glob(".local/state/evalhpc/tokens/*"))
+    assert not _tokens(cluster)
     assert evalhpc(cluster, home, "resume", run).returncode == 0
     await_true(lambda: (run / "certificate.json").exists() or (run / "failure.json").exists())
     assert (run / "certificate.json").exists(), (run / "failure.json").read_text()
@@ -130,7 +136,7 @@ def test_cancel_ends_deployment_jobs_that_load(cluster: DevCluster, home: Path) 
     await_true(lambda: list(run.glob("logs/server-*")))
     cancelled = evalhpc(cluster, home, "cancel", run)
     assert cancelled.returncode == 0, cancelled.stderr
-    assert not list(cluster.home.glob(".local/state/evalhpc/tokens/*"))
+    assert not _tokens(cluster)
     await_true(lambda: nothing_left(cluster, home), 20)
     ended = json.loads((run / "endpoints" / "deployment-0.json").read_text())["ended"]
     assert "asked to end" in ended
