@@ -21,6 +21,8 @@ T = TypeVar("T")
 LOOK = 0.25
 #: Seconds that a signal to the whole job gets to reach us too, once a server has ended.
 GRACE = 0.5
+#: Seconds that a server that died gets to say why, where its requests failed first.
+REASON = 5.0
 #: Canaries in a row that may go unanswered.
 MISSES = 3
 #: Servers that take new requests into a batch that runs: a small one never waits for a large one.
@@ -109,12 +111,12 @@ async def while_alive(main: Coroutine[Any, Any, T], death: Callable[[], Endpoint
     try:
         return await watched(main, [_watch_processes(death)])
     except EndpointError as error:
-        # Requests may have noticed first, and know less.
-        await asyncio.sleep(LOOK)
-        ended = death()
-        if ended is None:
-            raise
-        raise ended from error
+        # Requests may have noticed first, and know less; a deployment job says it a beat later.
+        for _ in range(int(REASON / LOOK)):
+            await asyncio.sleep(LOOK)
+            if (ended := death()) is not None:
+                raise ended from error
+        raise
 
 
 async def _watch_processes(death: Callable[[], EndpointError | None]) -> None:

@@ -20,7 +20,14 @@ from tests.integration.quick_site import write_quick_site
 from tests.models.checkpoints import write_hf
 
 EVALHPC = str(Path(sys.executable).with_name("evalhpc"))
-GPU = ("--set", "resources.shard.gpus_per_node=2", "--set", "resources.shard.walltime=30")
+GPU = (
+    "--set",
+    "deploy.servers.hf=hf",
+    "--set",
+    "resources.shard.gpus_per_node=2",
+    "--set",
+    "resources.shard.walltime=30",
+)
 
 
 @dataclass(frozen=True)
