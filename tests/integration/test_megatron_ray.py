@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 CHAT, SCORED = "gsm8k_demo", "truthfulqa_mc1_demo"
 LIMIT = 3
+#: What is noticed first of a rank that is gone: Ray's books, or requests that nobody answers.
+DEAD_RANK = "cluster lost a node|completes nothing"
 Submitting = Future[tuple[Path, CompletedProcess[str]]]
 
 
@@ -193,6 +195,9 @@ def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
         desk.kill(ray.raylets[other])
     elif victim == "model":
         desk.kill(next(rank for rank in ray.ranks if rank.node == other))
+    elif victim == "replica":
+        both = desk.processes(node, other)
+        desk.kill(next(one for one in both if one.line.startswith("ray::ServeReplica")))
     elif victim == "container":
         script = str(run / "scripts" / "server.sh")
         desk.kill(next(one for one in here if one.line.endswith(script) and one.parent in steps))
@@ -200,23 +205,9 @@ def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
         desk.kill(next(process for process in here if "/gcs_server --" in process.line))
 
 
-@pytest.mark.parametrize(
-    ("victim", "cause"),
-    [
-        pytest.param("head", "the Ray head ended", marks=pytest.mark.chaos),
-        ("worker", "the Ray (worker of this node ended|cluster lost a node)"),
-        pytest.param("model", "completes nothing", marks=pytest.mark.chaos),
-        pytest.param("container", "task 0: Killed", marks=pytest.mark.chaos),
-        pytest.param(
-            "node", "the Ray cluster lost a node|Node failure on", marks=pytest.mark.chaos
-        ),
-    ],
-)
-def test_a_killed_part_costs_its_shard_and_no_answer(
-    desk: RayDesk, pair: Pair, victim: str, cause: str
-) -> None:
-    """The shard ends at once and says why; the run completes from the other one, exact."""
-    hold = desk.home / f"hold-{victim}"
+def run_broken(desk: RayDesk, victim: str) -> Path:
+    """A run whose shard 0 loses a part of its server in the middle, complete; its nodes clean."""
+    run, hold = desk.home / victim, desk.home / f"hold-{victim}"
     patience = 10 if victim == "node" else 20  # before Slurm finds that a node is gone
     settings = {
         "run.unit_size": 1, "run.concurrency": 1, "run.canary": 2,
@@ -229,19 +220,46 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
             desk.start, "submit", victim, "--tasks", f"lm-eval/{SCORED}", "--limit", LIMIT,
             "--wait", gpus=1, **settings,
         )  # fmt: skip
-        run = desk.home / victim
         node = node_at_work(run, submitting)
         hold.touch()  # nothing is finished until the kill
         kill(desk, run, victim, node)
         hold.unlink()
         record = run / "journals" / "0001-00000-000.failures.jsonl"
-        wait_until(record.exists, timeout=30, what=f"shard 0 has failed: {victim}")
+        if victim != "replica":
+            wait_until(record.exists, timeout=30, what=f"shard 0 has failed: {victim}")
         done = submitting.result()[1]
         wait_until(lambda: not desk.left_over(), timeout=20, what="the nodes are clean")
     assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.mark.parametrize(
+    ("victim", "cause"),
+    [
+        pytest.param("head", "the Ray head ended", marks=pytest.mark.chaos),
+        ("worker", "the Ray (worker of this node ended|cluster lost a node)"),
+        pytest.param("model", DEAD_RANK, marks=pytest.mark.chaos),
+        pytest.param("container", "task 0: Killed", marks=pytest.mark.chaos),
+        pytest.param("node", DEAD_RANK, marks=pytest.mark.chaos),
+    ],
+)
+def test_a_killed_part_costs_its_shard_and_no_answer(
+    desk: RayDesk, pair: Pair, victim: str, cause: str
+) -> None:
+    """The shard ends at once and says why; the run completes from the other one, exact."""
+    run = run_broken(desk, victim)
     (failed,) = desk.status(run)["failed_shards"]
     assert (failed["round"], failed["shard"]) == (1, 0)
     said = desk.evalhpc("status", run).stdout
     assert re.search(cause, failed["what"]), failed["what"]
     assert re.search(cause, said), said
+    assert without_paths(run, SCORED) == without_paths(pair.beside, SCORED)
+
+
+@pytest.mark.chaos
+def test_a_killed_replica_costs_no_answer(desk: RayDesk, pair: Pair) -> None:
+    """Ray Serve would start it again; its ranks die with it, and the shard says so. Exact."""
+    run = run_broken(desk, "replica")
+    for failed in desk.status(run)["failed_shards"]:
+        assert re.search(DEAD_RANK, failed["what"]), failed["what"]
     assert without_paths(run, SCORED) == without_paths(pair.beside, SCORED)
