@@ -33,6 +33,7 @@ def write_quick_site(folder: Path, extends: str) -> Path:
     site = folder / "quick.yaml"
     site.write_text(
         f"name: quick\nextends: {extends}\ntemplates: {templates}\nhostnames: []\n"
+        "deploy: {servers: {hf: hf}}\n"
         "run: {ready_timeout: 100, request_retries: 1, lease_timeout: 5}\n"
     )
     return site
