@@ -21,9 +21,8 @@ def refuse_export_deploy(url: str, token: str | None) -> None:
     base = url.rstrip("/")
     try:
         with client_for(url, token) as client:
-            moved = client.post(
-                f"{base}/completions", json={}, follow_redirects=False, timeout=_TIMEOUT
-            )
+            # A GET: where it is no such server, its answer is a 404 or 405, and no work.
+            moved = client.get(f"{base}/completions", follow_redirects=False, timeout=_TIMEOUT)
             if moved.status_code not in (307, 308):
                 return
             if not moved.headers.get("location", "").endswith("/completions/"):
