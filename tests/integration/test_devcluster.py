@@ -188,7 +188,9 @@ def test_signals_reach_the_command(cluster: DevCluster, number: signal.Signals) 
     """A signal to `exec` is one to the command, whose exit code then is that of `exec`."""
     script = f"trap 'exit 50' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
     environment = {**os.environ, "EVALHPC_DEVCLUSTER_DIR": str(cluster.state)}
-    argv = [str(REPO / "scripts/devcluster"), "exec", "--user", "evaluser", "--"]
+    # Tests that run in the background of a script ignore SIGINT, and so would whatever they start.
+    heed = ["env", f"--default-signal={number.name[3:]}"]
+    argv = [*heed, str(REPO / "scripts/devcluster"), "exec", "--user", "evaluser", "--"]
     with subprocess.Popen(
         [*argv, "bash", "-c", script], stdout=subprocess.PIPE, text=True, env=environment, cwd=REPO
     ) as process:
