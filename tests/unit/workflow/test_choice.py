@@ -143,6 +143,57 @@ def test_what_cannot_be_served_so_is_refused(there: Site, more: dict[str, Any], 
     assert caught.value.hint
 
 
+def test_sizes_set_by_hand_must_fit_the_gpus() -> None:
+    """Weights of 128 GiB are not for one GPU of 80 GB; nor where nobody says how much it has."""
+    large = {"weight_bytes": 128 << 30, "layers": 80, "heads": 64}
+    with pytest.raises(ModelError, match=r"its 1 GPUs have 80\.0 GB"):
+        choose_deployment(model("hf", **large), site(tensor_parallel=1))
+    assert choose_deployment(model("hf", **large), site(tensor_parallel=4)).replicas == 2
+    unsaid = site(tensor_parallel=1, gpu_memory=None)
+    assert choose_deployment(model("hf", **large), unsaid).replicas == 8
+
+
+def test_the_longest_sequence_has_a_place_in_the_cache() -> None:
+    """A context of a million tokens takes more GPUs than one of 4,096."""
+    long = model("hf", context_length=1 << 20)
+    assert chosen("hf", site()).node_gpus == 1
+    assert choose_deployment(long, site()).node_gpus == 2  # 137 GB of keys and values
+    assert choose_deployment(long, site(context_length=4096)).node_gpus == 1
+
+
+def test_a_context_beyond_the_models_own_is_refused() -> None:
+    """Longer texts than it was made for give numbers that mean nothing."""
+    with pytest.raises(ModelError, match="made for 4096 tokens"):
+        choose_deployment(model("hf", context_length=4096), site(context_length=8192))
+
+
+@pytest.mark.parametrize(("own", "given"), [(None, 8192), (2048, 2048), (1 << 17, 8192)])
+def test_export_deploy_is_told_a_context_length(own: int | None, given: int) -> None:
+    """It would take 4,096 whatever the model is."""
+    there = choose_deployment(model("megatron-bridge", context_length=own), site())
+    assert there.context_length == given
+
+
+def test_triton_has_one_copy_a_node() -> None:
+    """Two of its ports cannot be chosen."""
+    servers = {"megatron-dist": "triton"}
+    assert chosen("megatron-dist", site(servers=servers)).replicas == 1
+    with pytest.raises(ConfigError, match="room for one Triton"):
+        chosen("megatron-dist", site(servers=servers, replicas=2))
+
+
+def test_an_endpoint_that_mixes_settings_is_asked_one_configuration_at_a_time() -> None:
+    """By one shard, unless it is known to have batches of one."""
+    says: dict[str, Any] = {"dialect": "export-deploy"}
+    there = site(shards=1, options={"endpoint": says})
+    assert chosen("endpoint", there).one_sampling_config
+    with pytest.raises(ConfigError, match="one batch"):
+        chosen("endpoint", site(shards=2, options={"endpoint": says}))
+    batches_of_one = site(shards=2, options={"endpoint": says | {"max_batch_size": 1}})
+    assert not chosen("endpoint", batches_of_one).one_sampling_config
+    assert not chosen("endpoint", site(shards=2)).one_sampling_config
+
+
 def test_nodes_that_no_server_would_use_are_refused() -> None:
     """vLLM's copies stay on one node: three more in each shard would stand idle."""
     there = site(nodes=4, servers={"hf": "vllm"})

@@ -196,6 +196,22 @@ def test_work_that_notices_first_is_told_the_cause() -> None:
         asyncio.run(while_alive(refused(), lambda: None))
 
 
+def test_a_reason_that_comes_a_beat_later_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to a deployment job fail before its record says why."""
+    monkeypatch.setattr(liveness, "LOOK", 0.01)
+    looks: list[None] = []
+
+    def death() -> EndpointError | None:
+        looks.append(None)
+        return EndpointError("CUDA error") if len(looks) >= 5 else None
+
+    async def refused() -> None:
+        raise EndpointError("refused")
+
+    with pytest.raises(EndpointError, match="CUDA error"):
+        asyncio.run(while_alive(refused(), death))
+
+
 def test_a_server_that_ends_with_the_whole_job_is_no_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
