@@ -35,7 +35,7 @@ def expand_site(
     `stored`: name or reference of an image, as the site writes it → absolute path of its file.
     """
     paths = {"run_root": expand(site.run_root, environ, "run_root")}
-    for key in ("python", "templates"):
+    for key in ("python", "templates", "stage_dir"):
         value = getattr(site, key)
         if value is not None:
             paths[key] = expand(value, environ, key)

@@ -200,7 +200,8 @@ def _harness_variables(spec: RunSpec, run_dir: str, benchmark: Benchmark) -> dic
     container = wrap(
         spec.site.container,
         harness.image,
-        writable=[run_dir],
+        # Programs lock what they read of the staged files.
+        writable=[run_dir, *_absolute(spec.site.stage_dir)],
         read_only=_absolute(spec.model.tokenizer, params.tokenizer, params.include_path),
     )
     return {

@@ -142,6 +142,8 @@ class Site(Frozen):
     python: str | None = None  # interpreter on the nodes; None: the submitting one
     pythons: dict[str, str] = {}  # harness → interpreter of its own; without containers
     templates: str | None = None  # folder whose files replace ours by name
+    stage_dir: str | None = None  # shared folder that `evalhpc stage` fills and jobs read
+    offline: bool = False  # nodes have no internet: what a run loads must have been staged
     resubmit: bool = True  # may a job call sbatch here? else `evalhpc resume` does
     slurm: Slurm = Slurm()
     resources: Resources = Resources()
