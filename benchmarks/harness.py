@@ -15,7 +15,7 @@ import benchmarks
 T = TypeVar("T")
 ROUNDS = 5
 #: Modules of this package that are not benchmarks.
-_FRAME = frozenset({"__main__", "clients", "exchanges", "harness", "servers"})
+_FRAME = frozenset({"__main__", "clients", "exchanges", "harness", "servers", "soak"})
 
 
 @dataclass(frozen=True)
