@@ -11,7 +11,8 @@
     ├── IncompleteError          9   answers are missing: there is no score
     ├── IntegrityError          10   data that does not match what the run recorded
     ├── PartialError            11   there are scores, but some requests failed
-    └── BudgetError             12   more GPU-hours than the run may use
+    ├── BudgetError             12   more GPU-hours than the run may use
+    └── FutileError             13   not begun: what came before it all failed alike
 
 The text of an error says what happened, the likely cause, and the next command.
 `docs/errors.md` is the user's copy of the table.
@@ -109,6 +110,13 @@ class BudgetError(EvalhpcError):
     """What would be submitted may use more GPU-hours than `run.max_gpu_hours` allows."""
 
     exit_code = 12
+
+
+class FutileError(EvalhpcError):
+    """A job that ends before it begins: those before it all failed alike, or it was itself
+    started again too often."""
+
+    exit_code = 13
 
 
 class FrameError(IntegrityError):

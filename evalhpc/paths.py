@@ -12,7 +12,8 @@
       plan/queue/     <attempt>.frames: what pass 0 waits for (--miss wait)
       plan/slices.json, slices/<benchmark>/   <slice>.json <slice>-<attempt>/ check/: who runs
                       the harness on which documents (--shard-by samples)
-      leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json
+      leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json  stopped-<resumes>.json
+      excluded_nodes.json   nodes that the next round does without
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
       endpoints/ logs/
       store.h5
@@ -39,6 +40,8 @@ class RunPaths:
         self.report = root / "report.md"
         self.jobs = root / "jobs.jsonl"
         self.cancelled = root / "cancelled"
+        self.excluded_nodes = root / "excluded_nodes.json"
+        self.control_lock = root / "control.lock"
         self.collect_lock = root / "collect.lock"
         self.scripts = root / "scripts"
         self.tasks = root / "tasks"
@@ -110,6 +113,9 @@ class RunPaths:
 
     def round_leases(self, round_: int) -> Path:
         return self.leases / str(round_)
+
+    def round_stopped(self, round_: int, resumes: int) -> Path:
+        return self.round_leases(round_) / f"stopped-{resumes}.json"
 
     def journal(self, round_: int, shard: int, attempt: int) -> Path:
         # Zero-padded, so that the order of names is the order of rounds.

@@ -126,9 +126,10 @@ def sinfo_json() -> Argv:
     return ["sinfo", "--json"]
 
 
-def scancel(job_ids: Iterable[int]) -> Argv:
-    """Cancel whole jobs, arrays with all their tasks."""
-    return ["scancel", *(str(job_id) for job_id in job_ids)]
+def scancel(job_ids: Iterable[int], *, only_pending: bool = False) -> Argv:
+    """Cancel whole jobs, arrays with all their tasks; or only what waits of them."""
+    only = ["--state=PENDING"] if only_pending else []
+    return ["scancel", *only, *(str(job_id) for job_id in job_ids)]
 
 
 def scontrol_partitions() -> Argv:

@@ -100,13 +100,14 @@ class Slurm:
             submission.withdraw()
             raise
 
-    def cancel(self, job_ids: Iterable[int]) -> None:
-        """Cancel jobs; those that have ended or are forgotten need nothing."""
+    def cancel(self, job_ids: Iterable[int], *, only_pending: bool = False) -> None:
+        """Cancel jobs, or only what waits of them; those that have ended or are forgotten need
+        nothing."""
         ids = sorted(set(job_ids), reverse=True)
         if not ids:
             return
         what = f"cannot cancel {' '.join(map(str, ids))}"
-        done = self._runner.read(commands.scancel(ids), what)
+        done = self._runner.read(commands.scancel(ids, only_pending=only_pending), what)
         if done.returncode != 0 and not refusals.only_over(done):
             raise refusals.failure(what, done)
 

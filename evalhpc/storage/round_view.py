@@ -14,12 +14,22 @@ def done_units(leases: Path) -> set[int]:
     return {int(path.stem) for path in leases.glob("*.done") if path.stem.isdigit()}
 
 
+def last_words(leases: Path, worker: str) -> dict[str, Any]:
+    """What the last heartbeat of one worker said; nothing where there is none to be read."""
+    return _said(leases / "workers" / f"{worker}.json") or {}
+
+
 def worker_stats(leases: Path) -> dict[str, dict[str, Any]]:
     """Worker → what its last heartbeat said, in order of names."""
     said: dict[str, dict[str, Any]] = {}
     for path in sorted((leases / "workers").glob("*.json")):
-        try:
-            said[path.stem] = dict(json.loads(path.read_bytes())["stats"])
-        except (FileNotFoundError, ValueError, KeyError):
-            continue  # replaced or half-visible on a network file system: the next look has it
+        if (stats := _said(path)) is not None:
+            said[path.stem] = stats
     return said
+
+
+def _said(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_bytes())["stats"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None  # replaced or half-visible on a network file system: the next look has it

@@ -20,6 +20,8 @@ from evalhpc.errors import (
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.storage.store import Store
+from evalhpc.workflow.early_stop import fault_of_round
+from evalhpc.workflow.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.finish import publish
 from evalhpc.workflow.jobs import launched
@@ -112,6 +114,7 @@ def collect(run: Run, round_: int) -> Collected:
 def _collect_noting(run: Run, round_: int) -> Collected:
     run.paths.failure.unlink(missing_ok=True)
     try:
+        choose_excluded(run)
         return _collect(run, round_)
     except EvalhpcError as error:
         note_failure(run, error)
@@ -187,7 +190,7 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
         # Planned inside an array that ended before it could begin with it.
         return Collected("more", round_, len(missing))
     failed = failed_requests(run, store)
-    if fruitless and not worth_another(run, round_, missing):
+    if fruitless and not (worth_another(run, round_, missing) or one_bad_node(run)):
         refuse_above_limit(run, failed)
         raise _hopeless(run, round_, plan.requests)
     refuse_above_limit(run, failed)
@@ -212,6 +215,8 @@ def _hopeless(run: Run, round_: int, planned: int) -> EvalhpcError:
     """A round that answered nothing will not do better."""
     kind, cause, hint = _first_failure(run, round_)
     what = f"round {round_} answered none of its {planned} requests: there is no score"
+    if (fault := fault_of_round(run, round_)) is not None:
+        what += f" ({fault})"
     return kind(what, cause=cause, hint=hint)
 
 
@@ -257,8 +262,8 @@ def _first_failure(run: Run, round_: int) -> tuple[type[EvalhpcError], str, str]
     if fatal is not None:
         kind = _BLAMED.get(fatal["exit_code"], IncompleteError)
         return kind, _reason(fatal), fatal["hint"] or f"evalhpc logs {run.paths.root}"
-    if records:
-        reason = str(records[0]["reason"])
+    reason = next((str(r["reason"]) for r in records if "reason" in r), None)
+    if reason is not None:
         return IncompleteError, reason, f"less {run.paths.journals}/*.failures.jsonl"
     return (
         IncompleteError,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,10 @@ from evalhpc.storage.atomic import append_jsonl
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.storage.requests_file import read_requests
+from evalhpc.storage.round_view import last_words
 from evalhpc.worker.loop import Failure, WorkCounts
+from evalhpc.workflow.herald import node_name
+from evalhpc.workflow.jobs import resumes
 from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
@@ -59,6 +61,8 @@ class Desk:
         # A requeued shard bears the name of its dead attempt, whose leases are then free at once.
         name = f"{shard:05d}"
         folder = run.paths.round_leases(round_)
+        self._resumes = resumes(run.paths)
+        self._before = last_words(folder, name)
         timeout = run.spec.run.lease_timeout
         self._book = LeaseBook(folder, name, timeout, place=shard, workers=shards)
         self._lock = threading.Lock()  # a LeaseBook belongs to one thread at a time
@@ -73,6 +77,7 @@ class Desk:
     def __enter__(self) -> Desk:
         path = self.run.paths.journal(self._journal_round, self.shard, self._attempt)
         self._journal = JournalWriter.create(path, self.run.hash)
+        self._note_lost()
         self._pulse.start()
         return self
 
@@ -204,7 +209,8 @@ class Desk:
         return {
             "state": self.state,
             "seconds": {state: round(spent, 1) for state, spent in self._seconds().items()},
-            "node": socket.gethostname(),
+            "node": node_name(),
+            "resumes": self._resumes,
             "pid": os.getpid(),
             "answered": self.counts.answered,
             "retried": self.counts.retried,
@@ -217,8 +223,15 @@ class Desk:
 
     def _note_fatal(self, error: EvalhpcError) -> None:
         record = {"fatal": error.what, "cause": error.cause, "hint": error.hint}
-        where = {"node": socket.gethostname(), "at": time.time()}
-        self._note({**record, "exit_code": error.exit_code, **where})
+        where = {"node": node_name(), "at": time.time()}
+        progress = {"answered": self.counts.answered, "resumes": self._resumes}
+        self._note({**record, "exit_code": error.exit_code, **where, **progress})
+
+    def _note_lost(self) -> None:
+        """What this shard's last life could not say: its heartbeat is about to be overwritten."""
+        node = self._before.get("node", "")
+        if node and self._before.get("state", "ended") != "ended":
+            self._note({"lost": node, "resumes": self._before.get("resumes", 0)})
 
     def _note_failures(self, failures: list[Failure]) -> None:
         for failure in failures:

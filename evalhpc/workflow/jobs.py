@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ class Job(Frozen):
     scheduler: str
     started: str = ""  # of a local driver: its start time in /proc, which tells reuse of the id
     tasks: int = 1
-    at: float = 0.0  # seconds since the epoch, for people
+    at: float = 0.0  # seconds since the epoch, on the clock of `host`
+    host: str = ""  # the machine that submitted it
     max_gpu_hours: float | None = None  # of a resume: the budget from then on
 
 
@@ -43,7 +45,7 @@ def record_job(
     """Append one job; called the moment that its id is known."""
     job = Job(
         kind=kind, id=job_id, round=round_, scheduler=scheduler, tasks=tasks, started=started,
-        at=round(time.time(), 3), max_gpu_hours=max_gpu_hours,
+        at=round(time.time(), 3), host=socket.gethostname(), max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     append_jsonl(paths.jobs, job.model_dump())
 
@@ -66,6 +68,11 @@ def rounds_since_resume(paths: RunPaths, planned: Sequence[int]) -> int:
     """How many of the planned rounds count against the budget: those after the last resume."""
     resumed = [job.round for job in recorded_jobs(paths) if job.kind == "resume"]
     return sum(1 for round_ in planned if round_ > max(resumed, default=0))
+
+
+def resumes(paths: RunPaths) -> int:
+    """How often the run was resumed: tells what came before the last time from what came after."""
+    return sum(1 for job in recorded_jobs(paths) if job.kind == "resume")
 
 
 def launched(paths: RunPaths, round_: int) -> bool:

@@ -14,6 +14,7 @@ from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import TestOnly
 from evalhpc.workflow.budget import refuse_above_budget
+from evalhpc.workflow.excluded_nodes import excluding
 from evalhpc.workflow.image_use import refuse_changed
 from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
 from evalhpc.workflow.local import start_driver
@@ -99,6 +100,7 @@ def _round_steps(
         after_ok=after,
         after_begin=tuple(step.kind for step in deploy),
         comment=_comment(run),
+        extra=excluding(run),
     )
     return [*deploy, shards, _collector(run, round_, ("shard",))]
 

@@ -8,6 +8,12 @@ from pathlib import Path
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
 from evalhpc.workflow.collect import collect, note_failure, plan_first
 from evalhpc.workflow.deployment import run_deployment
+from evalhpc.workflow.early_stop import (
+    answering_round,
+    call_off,
+    refuse_restarts,
+    restarts_here,
+)
 from evalhpc.workflow.herald import is_over
 from evalhpc.workflow.launch import launch_round
 from evalhpc.workflow.replica import Replicas
@@ -21,6 +27,7 @@ def planning(root: Path) -> int:
     """Pass 0 and the first plan."""
     run = open_run(root)
     try:
+        refuse_restarts(run, restarts_here())
         with Replicas(run, 0, 0) as replicas:
             planned = plan_first(run, replicas)
     except EvalhpcError as error:
@@ -34,10 +41,14 @@ def planning(root: Path) -> int:
 
 def answering(root: Path, round_: int, shard: int) -> int:
     """One shard."""
+    run = open_run(root)
+    answered = answering_round(run, round_)
     try:
-        counts = run_shard(open_run(root), round_, shard)
+        counts = run_shard(run, round_, shard)
     except EvalhpcError as error:
-        return _failed(error)
+        _failed(error)
+        call_off(run, answered)
+        return error.exit_code
     except Interrupted:
         return INTERRUPTED
     print(f"answered {counts.answered} requests in {counts.units} units")
@@ -59,6 +70,7 @@ def collecting(root: Path, round_: int) -> int:
     """The collector; on Slurm it submits the next round itself, where the site allows that."""
     run = open_run(root)
     try:
+        _refuse_restarts(run)
         collected = collect(run, round_)
         if collected.state == "more":
             print(f"round {collected.round} has {collected.requests} requests")
@@ -71,6 +83,14 @@ def collecting(root: Path, round_: int) -> int:
         if is_over(run):
             drop_token(run)
     return 0
+
+
+def _refuse_restarts(run: Run) -> None:
+    try:
+        refuse_restarts(run, restarts_here())
+    except EvalhpcError as error:
+        note_failure(run, error)
+        raise
 
 
 def _go_on(run: Run, round_: int) -> None:

@@ -14,6 +14,12 @@ from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answering import answer
 from evalhpc.workflow.clients import endpoint_clients
 from evalhpc.workflow.desk import Desk
+from evalhpc.workflow.early_stop import (
+    answering_round,
+    refuse_endless,
+    refuse_futile,
+    restarts_here,
+)
 from evalhpc.workflow.inline import plan_inline
 from evalhpc.workflow.liveness import while_alive
 from evalhpc.workflow.replica import Endpoint, Replicas
@@ -31,11 +37,17 @@ LOOK = 1.0
 
 
 def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
-    """Answer rounds until nothing is left; raises IncompleteError for requests given up."""
+    """Answer rounds until nothing is left; raises IncompleteError for requests given up.
+
+    FutileError: others failed alike, or this one was started too often.
+    """
     total = WorkCounts()
     if run.paths.cancelled.exists():
         log.info("shard %d: the run was cancelled", shard)
         return total
+    answering = answering_round(run, round_)
+    refuse_futile(run, answering)
+    refuse_endless(run, answering, shard, restarts_here())
     with interruptible(), Replicas(run, round_, shard) as replicas:
         if not planned_rounds(run) and not _plan(run, shard, replicas, total):
             return total

@@ -1,0 +1,163 @@
+"""A fault that every shard meets: the shards that follow do not begin, those that wait are called
+off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from evalhpc.core.common_fault import CommonFault, Death, common_fault
+from evalhpc.core.frames import FILE_HEADER_BYTES
+from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.slurm.gate import Slurm
+from evalhpc.storage.atomic import read_jsonl, storage_errors
+from evalhpc.storage.round_view import worker_stats
+from evalhpc.workflow.jobs import resumes
+from evalhpc.workflow.rounds import load_plan, planned_rounds
+from evalhpc.workflow.run import Run
+
+log = logging.getLogger(__name__)
+
+_SHARD = re.compile(r"\d+-(\d+)-\d+\.failures\.jsonl")
+#: What a shard is in, or has been, whose servers have proved themselves.
+_READY = frozenset({"working", "waiting", "passing"})
+#: Times that Slurm may start a job again: after preemption, or a node that failed.
+RESTARTS = 20
+#: Starts of a shard in a row, all of them cut off before the first answer.
+FRUITLESS = 5
+
+
+def fatal_records(run: Run, round_: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(shard, record) of every early end in a round since the run was last resumed."""
+    now = resumes(run.paths)
+    for path in sorted(run.paths.journals.glob(f"{round_:04d}-*.failures.jsonl")):
+        if not (name := _SHARD.fullmatch(path.name)):
+            continue
+        for record in read_jsonl(path):
+            if record.get("resumes", 0) == now and ("fatal" in record or "lost" in record):
+                yield int(name[1]), record
+
+
+def fault_of_round(run: Run, round_: int) -> CommonFault | None:
+    """What ended the shards of a round, all of them that have tried; None where one is ready."""
+    deaths = [
+        Death(shard, record.get("node", ""), record["exit_code"], record["fatal"],
+              record.get("cause", ""), record.get("hint", ""))
+        for shard, record in fatal_records(run, round_)
+        if "fatal" in record and not record.get("answered")
+    ]  # fmt: skip
+    if not deaths or _any_answer(run, round_):
+        return None
+    failed = {f"{death.shard:05d}" for death in deaths}
+    others = [
+        stats
+        for name, stats in _said(run, round_).items()
+        if name not in failed or stats.get("state", "ended") != "ended"
+    ]
+    if any(_READY & stats.get("seconds", {}).keys() for stats in others):
+        return None
+    nodes = {str(stats["node"]) for stats in others if "node" in stats}
+    return common_fault(deaths, shards=_shards(run, round_), other_nodes=nodes)
+
+
+def refuse_futile(run: Run, round_: int) -> None:
+    """Before a shard begins: raises FutileError where it would fail as all before it did."""
+    fault = fault_of_round(run, round_)
+    if fault is None:
+        return
+    raise FutileError(
+        f"not begun: {fault} in round {round_}: {fault.death.what.partition(chr(10))[0]}",
+        cause=fault.death.cause or "the same in every shard",
+        hint=f"put it right (evalhpc explain {run.paths.root}), then: "
+        f"evalhpc resume {run.paths.root}",
+    )
+
+
+def call_off(run: Run, round_: int) -> None:
+    """After a shard failed: where all fail alike, cancel what waits of its array, once a round."""
+    fault = fault_of_round(run, round_)
+    if fault is None or not _first_to_say(run, round_, fault):
+        return
+    log.error("%s: the other shards of round %d are called off", fault, round_)
+    array = os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    if run.spec.site.scheduler != "slurm" or not run.spec.site.resubmit or not array.isdigit():
+        return  # those that wait find out by themselves, each as it starts
+    try:
+        Slurm(env=os.environ).cancel([int(array)], only_pending=True)
+    except EvalhpcError as error:
+        log.warning("the tasks that wait were not cancelled: %s", error.what)
+
+
+def refuse_endless(run: Run, round_: int, shard: int, restarts: int) -> None:
+    """Raises FutileError for a task that Slurm has started too often, or always in vain.
+
+    `restarts` is Slurm's count; what a user starts by hand is not limited.
+    """
+    journals = sorted(run.paths.journals.glob(f"{round_:04d}-{shard:05d}-*.journal"))
+    in_vain = [journal.stat().st_size <= FILE_HEADER_BYTES for journal in journals[-FRUITLESS:]]
+    fruitless = restarts >= FRUITLESS and len(in_vain) == FRUITLESS and all(in_vain)
+    if not fruitless:
+        refuse_restarts(run, restarts)
+        return
+    raise FutileError(
+        f"not begun again: shard {shard} was started {restarts} times in round {round_}, and cut "
+        f"off before its first answer the last {FRUITLESS} times",
+        cause="preemption, or nodes that fail, before the model is loaded",
+        hint=f"another partition or QOS; evalhpc resume {run.paths.root} tries again",
+    )
+
+
+def refuse_restarts(run: Run, restarts: int) -> None:
+    """Raises FutileError for a job that Slurm has started again too often."""
+    if restarts > RESTARTS:
+        raise FutileError(
+            f"not begun again: Slurm has started this job {restarts} times anew",
+            cause="preemption or failing nodes, again and again",
+            hint=f"another partition or QOS; evalhpc resume {run.paths.root} tries again",
+        )
+
+
+def answering_round(run: Run, round_: int) -> int:
+    """The round whose journals a shard writes now: `run.miss: wait` answers before the first."""
+    return 0 if run.spec.run.miss == "wait" and not planned_rounds(run) else round_
+
+
+def restarts_here() -> int:
+    """How often Slurm has started this job again."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdigit() else 0
+
+
+def _shards(run: Run, round_: int) -> int:
+    """How many shards a round has at most."""
+    if round_ not in planned_rounds(run):
+        return run.first_tasks
+    return max(1, min(run.spec.run.shards, len(load_plan(run, round_).units)))
+
+
+def _said(run: Run, round_: int) -> dict[str, dict[str, Any]]:
+    """What the shards of a round last said; those of a round without a plan beat in round 0."""
+    said = worker_stats(run.paths.round_leases(round_))
+    return said if round_ in planned_rounds(run) else worker_stats(run.paths.round_leases(0)) | said
+
+
+def _any_answer(run: Run, round_: int) -> bool:
+    return any(
+        path.stat().st_size > FILE_HEADER_BYTES
+        for path in run.paths.journals.glob(f"{round_:04d}-*.journal")
+    )
+
+
+def _first_to_say(run: Run, round_: int, fault: CommonFault) -> bool:
+    path = run.paths.round_stopped(round_, resumes(run.paths))
+    with storage_errors(path):
+        try:
+            with path.open("x") as file:
+                json.dump({"why": str(fault), "what": fault.death.what}, file)
+        except FileExistsError:
+            return False
+    return True

@@ -1,0 +1,128 @@
+"""Nodes that failed twice: the next round's array does without them (`--exclude`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+
+from evalhpc.core.common_fault import bad_nodes
+from evalhpc.core.rendering import batch_job
+from evalhpc.errors import ClusterError, EndpointError
+from evalhpc.models.base import Frozen
+from evalhpc.slurm.gate import Slurm
+from evalhpc.storage.atomic import write_json
+from evalhpc.storage.round_view import worker_stats
+from evalhpc.workflow.early_stop import fatal_records, fault_of_round
+from evalhpc.workflow.jobs import resumes
+from evalhpc.workflow.records import read_record
+from evalhpc.workflow.rounds import planned_rounds
+from evalhpc.workflow.run import Run
+
+log = logging.getLogger(__name__)
+
+_OPTION = re.compile(r"(?:--exclude[=\s]|-x\s*)(\S+)")
+
+
+class ExcludedNodes(Frozen):
+    """`excluded_nodes.json`: counts for the rounds since the run was resumed `resumes` times."""
+
+    resumes: int = 0
+    nodes: dict[str, tuple[str, ...]]  # node → what failed there
+
+
+def excluded_nodes(run: Run) -> dict[str, tuple[str, ...]]:
+    """Node → why the next round does without it; a resumed run begins with all nodes again."""
+    try:
+        known = read_record(run.paths.excluded_nodes, ExcludedNodes)
+    except FileNotFoundError:
+        return {}
+    return known.nodes if known.resumes == resumes(run.paths) else {}
+
+
+def choose_excluded(run: Run) -> None:
+    """In the collector, whose round has ended: write down which nodes failed twice so far.
+
+    None where too few would be left, and where nobody can say how many there are.
+    """
+    if run.spec.site.scheduler != "slurm":
+        return
+    failures = list(node_failures(run))
+    names = [node for node, _ in failures]
+    bad: tuple[str, ...] = ()
+    if candidates := bad_nodes(names, frozenset(names), needed=0):
+        size = batch_job(run.spec, str(run.paths.root), "shard")
+        bad = bad_nodes(names, _nodes_of(size.partition), needed=size.size.nodes)
+        if not bad:
+            log.warning("%s failed twice, and too few nodes are left without", candidates)
+    if not bad and not run.paths.excluded_nodes.exists():
+        return
+    why = {node: tuple(what for where, what in failures if where == node) for node in bad}
+    chosen = ExcludedNodes(resumes=resumes(run.paths), nodes=why)
+    write_json(run.paths.excluded_nodes, chosen.model_dump(mode="json"))
+    for node, what in why.items():
+        log.warning("the next round does without %s: %s", node, "; ".join(what))
+
+
+def excluding(run: Run) -> tuple[str, ...]:
+    """What a round's sbatch is told of nodes, with what the site itself excludes."""
+    nodes = excluded_nodes(run)
+    if not nodes:
+        return ()
+    own = [match[1] for option in run.spec.site.slurm.extra if (match := _OPTION.match(option))]
+    return (f"--exclude={','.join([*own, *sorted(nodes)])}",)
+
+
+def one_bad_node(run: Run) -> bool:
+    """Whether all shards that failed did so on one node, which is excluded now.
+
+    Were there several, or were it the second one in turn, the next would fare no better.
+    """
+    found = {node for node, _ in node_failures(run)}
+    return len(found) == 1 and found <= excluded_nodes(run).keys()
+
+
+def node_failures(run: Run) -> Iterator[tuple[str, str]]:
+    """(node, what failed there) of every shard since the last resume, by round.
+
+    What shards on several nodes failed of, all alike, is not the fault of any of them.
+    """
+    for round_ in (0, *planned_rounds(run)):
+        fault = fault_of_round(run, round_)
+        if fault is None or len(fault.nodes) < 2:
+            for node, what in _failures_of(run, round_):
+                yield node, f"round {round_}: {what}"
+
+
+def _failures_of(run: Run, round_: int) -> Iterator[tuple[str, str]]:
+    """Shards that died without an answer, whose server died, or that were silenced."""
+    for shard, record in fatal_records(run, round_):
+        if "lost" in record:
+            yield record["lost"], f"shard {shard} was cut off without a word"
+        elif not record.get("answered") or record["exit_code"] == EndpointError.exit_code:
+            yield record.get("node", ""), f"shard {shard}: {_first_line(record['fatal'])}"
+    now = resumes(run.paths)
+    for name, said in worker_stats(run.paths.round_leases(round_)).items():
+        # The array has ended: who has not said so cannot any more.
+        if said.get("state", "ended") != "ended" and said.get("resumes", 0) == now:
+            yield said.get("node", ""), f"shard {int(name)} was cut off without a word"
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def _nodes_of(partition: str | None) -> frozenset[str]:
+    """The nodes of a partition that jobs are started on; none where Slurm does not say."""
+    try:
+        slurm = Slurm(env=os.environ)
+        name = partition or next((p.name for p in slurm.partitions() if p.default), "")
+        return frozenset(
+            node.name
+            for node in slurm.nodes()
+            if node.usable and node.partition.rstrip("*") in name.split(",")
+        )
+    except ClusterError as error:
+        log.warning("no node is excluded, since Slurm does not list them: %s", error.what)
+        return frozenset()
