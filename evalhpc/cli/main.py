@@ -14,6 +14,7 @@ from evalhpc.cli.inspect import ls, model, site
 from evalhpc.cli.node import node
 from evalhpc.cli.output import show_error
 from evalhpc.cli.runs import cancel, logs, merge, results, resume, status, verify
+from evalhpc.cli.stage import stage
 from evalhpc.cli.submit import estimate, render, submit
 from evalhpc.errors import EvalhpcError
 
@@ -53,7 +54,7 @@ def completion(shell: str) -> None:
 
 for _command in (submit, estimate, render, status, logs, cancel, resume, merge, results, verify):
     cli.add_command(_command)
-for _command in (explain, ls, site, model, images, node):
+for _command in (explain, ls, site, model, images, stage, node):
     cli.add_command(_command)
 
 

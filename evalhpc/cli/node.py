@@ -66,6 +66,28 @@ def collect(run_dir: Path, round_: int) -> None:
     sys.exit(collecting(run_dir, round_))
 
 
+@node.command(
+    "stage", epilog="\b\nExample:\n  evalhpc node stage --run-dir W --benchmark b --pass 0"
+)
+@_RUN_DIR
+@click.option("--benchmark", required=True, help="The benchmark whose harness runs.")
+@click.option("--pass", "number", required=True, type=click.IntRange(0, 1))
+@click.option("--isolated", is_flag=True, help="In a network namespace of its own.")
+def stage_(run_dir: Path, benchmark: str, number: int, isolated: bool) -> None:
+    """Run a harness over stubs, as a pass of `evalhpc stage`."""
+    from evalhpc.errors import EvalhpcError  # start-up time
+    from evalhpc.workflow.signals import INTERRUPTED, Interrupted
+    from evalhpc.workflow.stage_pass import stage_pass
+
+    try:
+        sys.exit(stage_pass(run_dir, benchmark, number, isolated=isolated))
+    except Interrupted:
+        sys.exit(INTERRUPTED)
+    except EvalhpcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
 @node.command("import", epilog="\b\nExample:\n  evalhpc node import --wish FOLDER/wish.json")
 @click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to import.")
 def import_(wish: Path) -> None:

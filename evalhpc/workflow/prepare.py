@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,13 @@ from evalhpc.config.suites import adhoc_suite, load_suite
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.rendering import render_run
 from evalhpc.deploy.dialect_probe import refuse_export_deploy
+from evalhpc.deploy.inspection import find_model
 from evalhpc.errors import StorageError, UsageError
 from evalhpc.harness.catalogue import harness_spec, lookup_task
 from evalhpc.harness.staging import stage_tasks
+from evalhpc.models.checkpoint import Model
 from evalhpc.models.runspec import RunSpec
-from evalhpc.models.suite import Suite
+from evalhpc.models.suite import MODEL_ENDPOINT, Suite
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.workflow.choice import choose_deployment, refuse_idle_nodes
@@ -82,18 +84,29 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Prepared:
     undo = _claim(root, spec)
     prepared = Prepared(Run(RunPaths(root), spec, spec.digest()), undo, warnings)
     with prepared.undone_on_failure():
-        _fill(prepared.run, warnings)
+        fill_run(prepared.run, warnings)
     return prepared
 
 
-def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple[str, ...]]:
-    """The frozen spec (site < suite < command line), and warnings about the checkpoint."""
-    layer = _site(wish, environ)
-    suite = _suite(wish, environ)
+def resolve_wish(
+    wish: Wish,
+    environ: Mapping[str, str],
+    stand_in: Callable[[Model | None], Model] | None = None,
+) -> tuple[RunSpec, tuple[str, ...]]:
+    """The frozen spec (site < suite < command line), and warnings about the checkpoint.
+
+    With `stand_in` no model is asked: it gives what takes its place, for none as well.
+    """
+    layer = site_layer(wish, environ)
+    suite = suite_of(wish, environ)
     overrides = Overrides(shards=wish.shards, limit=wish.limit, name=wish.name, sets=wish.sets)
     site = merge_site(layer, suite, overrides)
     benchmarks = merge_params(suite, site, overrides)
-    model, warnings = find_subject(wish, benchmarks, environ)
+    if stand_in is None:
+        model, warnings = find_subject(wish, benchmarks, environ)
+    else:
+        named = find_model(wish.model, model_id=wish.model_id)[0] if wish.model else None
+        model, warnings = stand_in(named), ()
     endpoints, more = find_endpoints(suite, wish.others, site, environ)
     taken = sum(served.deployment.taken_gpus for served in endpoints.values())
     deployment = choose_deployment(model, site, taken=taken)
@@ -111,18 +124,22 @@ def resolve_wish(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple
         python=sys.executable,
         environ=environ,
     )
-    for served in spec.served().values():
+    for name, served in spec.served().items():
+        if name == MODEL_ENDPOINT and stand_in is not None:
+            continue
         if served.model.url is not None and served.deployment.dialect == "openai":
             refuse_export_deploy(served.model.url, environ.get(served.model.api_key_env or ""))
     return spec, (*warnings, *more, *image_warnings(spec))
 
 
-def _site(wish: Wish, environ: Mapping[str, str]) -> SiteLayer:
+def site_layer(wish: Wish, environ: Mapping[str, str]) -> SiteLayer:
+    """The site that the wish names, or that this machine's name says."""
     name = wish.site or detect_site(socket.gethostname(), environ)
     return load_site(name, environ)
 
 
-def _suite(wish: Wish, environ: Mapping[str, str]) -> Suite:
+def suite_of(wish: Wish, environ: Mapping[str, str]) -> Suite:
+    """The suite that the wish names, or its tasks as one."""
     if wish.suite and wish.tasks:
         raise UsageError("--suite and --tasks are both given", hint="keep one of them")
     if wish.tasks:
@@ -196,7 +213,8 @@ def _empty(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _fill(run: Run, warnings: tuple[str, ...]) -> None:
+def fill_run(run: Run, warnings: tuple[str, ...]) -> None:
+    """Make the folders of a run directory that is there, its scripts, and `run.yaml`."""
     spec, paths = run.spec, run.paths
     override = Path(spec.site.templates) if spec.site.templates else None
     scripts = render_run(spec, str(paths.root), load_sources(override))

@@ -1,0 +1,125 @@
+"""A site's stage folder: what `evalhpc stage` fetched, and a record for each benchmark.
+
+STAGE/
+  huggingface/ nltk_data/ tiktoken/     the caches that harnesses read
+  records/<harness>-<task>-<key>.json   what was staged, and how it was proved
+  logs/<harness>-<task>-<key>.log       of a staging that failed
+  work/                                 of the staging that goes on now
+  stage.lock
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from evalhpc.errors import IntegrityError
+from evalhpc.models.stage import StagedEntry, StageRecord, record_name
+from evalhpc.models.suite import Benchmark
+from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.storage.locks import exclusive
+
+#: Folders of caches; each of their entries is one data set, tokenizer, table or piece of code.
+CACHES = (
+    "huggingface/hub",
+    "huggingface/datasets",
+    "huggingface/modules",
+    "nltk_data",
+    "tiktoken",
+)
+_UNFINISHED = (".incomplete", ".lock", ".tmp")
+
+
+class StageFolder:
+    """Names inside one stage folder, its records, and what its caches hold."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.records = root / "records"
+        self.logs = root / "logs"
+        self._work = root / "work"
+        self._lock = root / "stage.lock"
+
+    def make(self) -> None:
+        """Create what is missing of it. Raises StorageError."""
+        with storage_errors(self.root):
+            for folder in (self.records, self.logs, self._work, *map(self.root.joinpath, CACHES)):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def locked(self, wait: float) -> AbstractContextManager[bool]:
+        """Only one staging at a time; another one is waited for, `wait` seconds at most."""
+        busy = f"another `evalhpc stage` works in {self.root}"
+        return exclusive(self._lock, busy, wait=wait, cause="it fetches data for another suite")
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A private folder for one staging, gone afterwards; call it with the lock held."""
+        with storage_errors(self._work):
+            for left in self._work.iterdir():
+                shutil.rmtree(left, ignore_errors=True)  # of one that was killed
+            work = Path(tempfile.mkdtemp(dir=self._work))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def log(self, benchmark: Benchmark) -> Path:
+        """Where the log of a staging that failed is kept."""
+        return self.logs / f"{record_name(benchmark)}.log"
+
+    def read(self, benchmark: Benchmark) -> StageRecord | None:
+        """What was staged for the benchmark; None for nothing, and for a record that is damaged."""
+        path = self.records / f"{record_name(benchmark)}.json"
+        try:
+            with storage_errors(path):
+                return StageRecord.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValueError, IntegrityError):
+            return None
+
+    def write(self, benchmark: Benchmark, record: StageRecord) -> None:
+        """Keep the record, in place of an older one."""
+        path = self.records / f"{record_name(benchmark)}.json"
+        write_text(path, record.model_dump_json(indent=1) + "\n")
+
+    def entries(self) -> tuple[StagedEntry, ...]:
+        """Everything that the caches hold, by name."""
+        with storage_errors(self.root):
+            return tuple(
+                self._entry(f"{cache}/{path.name}")
+                for cache in CACHES
+                if (self.root / cache).is_dir()
+                for path in sorted((self.root / cache).iterdir())
+                if not path.name.startswith(".") and not path.name.endswith(_UNFINISHED)
+            )
+
+    def lost(self, record: StageRecord) -> tuple[str, ...]:
+        """Entries of the record that are gone, smaller, or of another version by now."""
+        with storage_errors(self.root):
+            return tuple(then.name for then in record.entries if not self._holds(then))
+
+    def _holds(self, then: StagedEntry) -> bool:
+        if not (self.root / then.name).exists():
+            return False
+        now = self._entry(then.name)
+        return now.version == then.version and now.files >= then.files and now.bytes >= then.bytes
+
+    def _entry(self, name: str) -> StagedEntry:
+        sizes = list(_sizes(self.root / name))
+        version = self.root / name / "refs" / "main"
+        commit = version.read_text().strip() if version.is_file() else ""
+        return StagedEntry(name=name, version=commit, files=len(sizes), bytes=sum(sizes))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Sizes of the finished files at and below `path`; links count for nothing."""
+    if path.is_file():
+        yield path.lstat().st_size
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            if not file.is_symlink() and not name.endswith(_UNFINISHED):
+                yield file.lstat().st_size

@@ -1,0 +1,72 @@
+"""Why a benchmark could not be staged: the log of its harness, with the next command to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalhpc.causes.table import Match, matches
+from evalhpc.errors import HarnessError
+from evalhpc.models.stage import StagePass
+from evalhpc.models.suite import Benchmark
+from evalhpc.workflow.harness_run import log_tail
+
+_AGAIN = "then evalhpc stage again: what is there is kept"
+_ELSEWHERE = (
+    "evalhpc stage where there is internet, copy its stage_dir here (rsync -a), then: "
+    "evalhpc stage --offline"
+)
+#: By subject of the table of causes; its own remedies are for jobs.
+_HINTS = {
+    "gated data": "accept its terms on the hub's page; read -rs HF_TOKEN && export HF_TOKEN; "
+    + _AGAIN,
+    "network": f"curl -sI $HF_ENDPOINT; where this machine has no internet either: {_ELSEWHERE}",
+    "quota": f"remove old runs and data, or --set stage_dir=FOLDER; {_AGAIN}",
+    "disk": f"df -h and df -i of stage_dir, or --set stage_dir=FOLDER; {_AGAIN}",
+}
+_UNREACHED = frozenset({"hub-offline", "hub-unreachable"})
+
+
+def pass_failed(
+    benchmark: Benchmark, told: StagePass | None, log: Path, *, fetching: bool
+) -> HarnessError:
+    """The error for a pass that ended badly; `log` has what it and the harness said."""
+    match = next(iter(sorted(_found(log), key=_rank)), None)
+    tail = log_tail(log)
+    what = f"{benchmark.name} cannot be staged" if fetching else f"{benchmark.name} is not staged"
+    if told is not None and told.exit_code == 0:
+        return HarnessError(
+            f"{what}: its harness asked nothing",
+            cause="an empty task, or a limit that leaves nothing",
+            hint=f"less {log}",
+        )
+    why = match.text if match else told.error if told and told.error else (tail or ("",))[-1]
+    code = "" if told is None else f" (exit code {told.exit_code})"
+    cause = match.entry.cause if match else "the harness ended early; its log says why"
+    if match and match.entry.id in _UNREACHED:
+        cause = (
+            "the hub cannot be reached from here"
+            if fetching
+            else "the stage folder lacks what the harness loads"
+        )
+    return HarnessError(
+        f"{what}{code}: {why}", cause=cause, hint=f"{_hint(match, fetching)}; log: {log}"
+    )
+
+
+def _hint(match: Match | None, fetching: bool) -> str:
+    if match is None:
+        return _AGAIN.removeprefix("then ")
+    if match.entry.id in _UNREACHED:
+        return _HINTS["network"] if fetching else "evalhpc stage without --offline"
+    return _HINTS.get(match.entry.about) or match.entry.remedy
+
+
+def _found(log: Path) -> list[Match]:
+    text = log.read_bytes()[-(1 << 20) :].decode("utf-8", "replace")
+    return list(matches(text, ("gated data", "data", "network", "quota", "disk")))
+
+
+def _rank(match: Match) -> tuple[int, int]:
+    """What is full or locked comes before what followed from it."""
+    order = ("disk", "quota", "gated data", "network", "data")
+    return order.index(match.entry.about), match.start

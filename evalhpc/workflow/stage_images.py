@@ -1,0 +1,34 @@
+"""The images that a staging needs: those that the site or the catalogue names by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from evalhpc.config.expand import expand_site
+from evalhpc.config.resolve import Overrides, merge_site
+from evalhpc.containers.references import is_reference
+from evalhpc.harness.catalogue import harness_spec
+from evalhpc.workflow.image_sites import import_wish
+from evalhpc.workflow.images import import_image
+from evalhpc.workflow.prepare import site_layer, suite_of
+from evalhpc.workflow.wish import Wish
+
+#: Bytes that must be free where an image is made, as for `evalhpc images import`.
+NEED = 40 * 10**9
+
+
+def stage_images(
+    wish: Wish, environ: Mapping[str, str], *, said: Callable[[str], None] = lambda _line: None
+) -> None:
+    """Import into the site's store what the suite's harnesses run in, unless it is there."""
+    suite = suite_of(wish, environ)
+    written = merge_site(site_layer(wish, environ), suite, Overrides(sets=wish.sets))
+    site = expand_site(written, environ)
+    if site.container.runtime == "none" or site.container.image_dir is None:
+        return
+    for name in sorted({benchmark.harness for benchmark in suite.benchmarks}):
+        text = written.container.images.get(name, harness_spec(name).image)
+        if text is None or not is_reference(text):
+            continue
+        done = import_image(import_wish(site, text, name=name, need=NEED), environ)
+        said(f"image {name}: {'imported' if done.fresh else 'was imported before'}")
