@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ import orjson
 ALWAYS_VOLATILE = frozenset({"user", "request_id", "safety_identifier", "prompt_cache_key"})
 HASH_BYTES = 16
 KEY_BYTES = HASH_BYTES + 4
+#: Digits in a row that may be an integer beyond 64 bits, of which orjson makes a rounded float.
+_LONG = b"0" * 19
+_DIGITS_TO_ZERO = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 
 
 def parse_json(body: bytes) -> Any:
@@ -30,22 +34,63 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
+        pass
+    try:
         return json.loads(body.decode("utf-8", "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
 
 
 def canonical_body(body: bytes, volatile: Collection[str] = ()) -> bytes:
-    """Sorted compact JSON without volatile top-level fields; a body that is not JSON as it is."""
+    """Sorted compact JSON without volatile top-level fields; a body that is not JSON as it is.
+
+    What orjson would round, or write as null (NaN, 1e999), stays as it came: two requests that
+    differ must not be one.
+    """
     try:
-        value = parse_json(body)
-    except (ValueError, RecursionError):
-        return body
-    if isinstance(value, dict):
-        dropped = ALWAYS_VOLATILE.union(volatile)
-        value = {key: item for key, item in value.items() if key not in dropped}
+        exact = _LONG in body.translate(_DIGITS_TO_ZERO)
+        value = _load_exactly(body) if exact else orjson.loads(body)
+    except ValueError:
+        try:
+            value = _load_exactly(body)
+        except ValueError:
+            return body
+    value = _without(value, volatile)
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, TypeError):
+        pass
+    try:
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    except RecursionError:
+        return body
+
+
+def _load_exactly(body: bytes) -> Any:
+    """At a tenth of orjson's speed: with integers of any size, and ValueError for NaN or 1e999."""
+    text = body.decode("utf-8", "surrogatepass")
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def _without(value: Any, volatile: Collection[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    dropped = ALWAYS_VOLATILE.union(volatile)
+    return {key: item for key, item in value.items() if key not in dropped}
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is beyond any double")
+    return number
 
 
 def at_temperature_zero(body: bytes) -> bool:

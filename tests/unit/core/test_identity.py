@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalhpc.core.identity import at_temperature_zero, canonical_body, request_hash
+from evalhpc.core.identity import (
+    at_temperature_zero,
+    canonical_body,
+    parse_json,
+    request_hash,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=5),
@@ -44,6 +49,40 @@ def test_order_and_spacing_of_a_body_do_not_count(value: dict[str, object]) -> N
     shuffled = {name: value[name] for name in reversed(names)}
     bodies = (json.dumps(value).encode(), json.dumps(shuffled, indent=2).encode())
     assert canonical_body(bodies[0]) == canonical_body(bodies[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'{"seed": 18446744073709551616}', b'{"seed": 18446744073709551617}'),
+        (b'{"a": {"seed": 123456789012345678901}}', b'{"a": {"seed": 123456789012345678902}}'),
+        (b'{"t": NaN}', b'{"t": null}'),
+        (b'{"t": Infinity}', b'{"t": -Infinity}'),
+        (b'{"t": 1e999}', b'{"t": null}'),
+        (b'{"t": "\\ud800", "x": NaN}', b'{"t": "\\ud800", "x": null}'),
+    ],
+)
+def test_numbers_that_differ_are_other_requests(one: bytes, other: bytes) -> None:
+    """Neither rounded to the same double nor both written as null: each gets its own answer."""
+    assert canonical_body(one) != canonical_body(other)
+
+
+def test_long_digits_in_a_text_change_nothing() -> None:
+    """A prompt with a long number is identified as any other."""
+    body = '{"t": 1e-05, "prompt": "é 12345678901234567890"}'.encode()
+    assert canonical_body(body) == '{"prompt":"é 12345678901234567890","t":0.00001}'.encode()
+    assert canonical_body(body.replace(b" ", b"", 1)) == canonical_body(body)
+
+
+@pytest.mark.parametrize("depth", [200, 300, 900, 1020, 1100, 100_000])
+def test_deep_nesting_is_a_body_like_any_other(depth: int) -> None:
+    """As deep as a parser goes it is JSON, and below that bytes; neither raises."""
+    body = b"[" * depth + b"]" * depth
+    assert canonical_body(body) == body
+    try:
+        parse_json(body)
+    except ValueError:
+        assert depth > 900
 
 
 def test_every_part_of_a_request_counts() -> None:
