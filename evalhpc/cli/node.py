@@ -23,6 +23,23 @@ def node() -> None:
     )
 
 
+@node.command(epilog="\b\nExample:\n  evalhpc node secrets --file ~/.secrets HF_TOKEN")
+@click.option("--file", help="NAME=VALUE lines; yours, and of mode 0600.")
+@click.option("--command", multiple=True, help="A word of the helper that prints such lines.")
+@click.argument("names", nargs=-1, required=True)
+def secrets(file: str | None, command: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Print lines that export secrets, for the `eval` of a batch script."""
+    import os  # start-up time
+
+    from evalhpc.models.site import Secrets
+    from evalhpc.workflow.site_secrets import exports
+
+    wanted = Secrets(file=file, command=command, names=names)
+    if sys.stdout.isatty():
+        raise click.UsageError("secrets are not shown on a terminal; scripts read them")
+    click.echo(exports(wanted, os.environ), nl=False)
+
+
 @node.command("pass", epilog="\b\nExample:\n  evalhpc node pass --run-dir RUN --pass 0")
 @_RUN_DIR
 @click.option("--pass", "number", type=click.IntRange(min=0), default=0, show_default=True)

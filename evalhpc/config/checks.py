@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from evalhpc.config.container_checks import check_container, check_image_name
 from evalhpc.config.folders import user_config
 from evalhpc.containers.runtime import takes_suffixes
+from evalhpc.core.masking import is_secret_name
 from evalhpc.errors import ConfigError, EvalhpcError, UsageError
 from evalhpc.models.runspec import HarnessSpec
 from evalhpc.models.site import RunSettings, Site
 from evalhpc.models.suite import Benchmark
-
-_SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)$")
 
 
 def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
@@ -120,12 +118,21 @@ def _variables(site: Site, environ: Mapping[str, str]) -> Iterator[EvalhpcError]
         "environment.variables": tuple(site.environment.variables),
     }
     for key, names in named.items():
-        for name in filter(_SECRET.search, names):
-            yield ConfigError(
-                f"{key}: {name} looks like a secret",
-                cause="what stands there is written into the run directory in clear",
-                hint="read it on the node instead: environment.setup: ['. ~/.secrets'] (mode 0600)",
-            )
+        for name in names:
+            if is_secret_name(name) or name in site.environment.secrets.names:
+                yield ConfigError(
+                    f"{key}: {name} looks like a secret",
+                    cause="what stands there is written into the run directory in clear",
+                    hint="have it read on the node instead: environment.secrets: "
+                    f"{{file: ~/.config/evalhpc/secrets.env, names: [{name}]}} (mode 0600)",
+                )
+    secrets = site.environment.secrets
+    if (secrets.file or secrets.command) and not secrets.names:
+        yield ConfigError(
+            "environment.secrets.names is empty",
+            cause="jobs get those secrets alone that it lists",
+            hint="environment.secrets.names: [HF_TOKEN]",
+        )
     missing = [name for name in site.environment.pass_through if name not in environ]
     if missing:
         yield ConfigError(

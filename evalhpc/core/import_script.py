@@ -48,6 +48,7 @@ def render_import(
         "python": site.python or python,
         "threads": size.cpus,
         "setup": tuple(map(Verbatim, site.environment.setup)),
+        "secret_names": site.environment.secrets.names,
         "variables": dict(sorted({**site.environment.variables, **environment}.items())),
     }
     return Templates(sources, names=tuple(variables)).render("import.sbatch.j2", variables)

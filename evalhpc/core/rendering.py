@@ -156,8 +156,15 @@ def _common_variables(spec: RunSpec, run_dir: str) -> dict[str, Any]:
         "run_dir": run_dir,
         "python": spec.python,
         "setup": tuple(map(Verbatim, site.environment.setup)),
+        "secret_names": _secret_names(spec),
         "variables": dict(sorted(variables.items())),
     }
+
+
+def _secret_names(spec: RunSpec) -> tuple[str, ...]:
+    """Variables whose values logs must not show, whatever they are called."""
+    keys = {served.model.api_key_env for served in spec.served().values()}
+    return tuple(sorted({*spec.site.environment.secrets.names, *filter(None, keys)}))
 
 
 def _check_variable(name: str) -> None:

@@ -70,12 +70,21 @@ class Container(Frozen):
     node_dir: str | None = None  # folder on each node's own disk for that; None: /tmp
 
 
+class Secrets(Frozen):
+    """Variables whose values are read on the node, and are written nowhere."""
+
+    file: str | None = None  # NAME=VALUE lines; the user's own, mode 0600
+    command: tuple[str, ...] = ()  # words of a helper that prints such lines
+    names: tuple[VariableName, ...] = ()  # what of that jobs get: HF_TOKEN, OPENAI_API_KEY
+
+
 class Environment(Frozen):
     """What is set up in every job before anything of ours runs."""
 
     setup: tuple[str, ...] = ()  # shell lines, verbatim: `module load python`
     variables: dict[VariableName, str] = {}
     pass_through: tuple[VariableName, ...] = ()  # copied from the submitting shell by name
+    secrets: Secrets = Secrets()
 
 
 class Gateway(Frozen):
