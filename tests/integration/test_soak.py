@@ -24,10 +24,11 @@ def test_a_gateway_and_a_worker_at_full_rate_lose_nothing_and_do_not_grow(tmp_pa
 
 def samples(memory: float = 0.0, files: float = 0.0, threads: float = 0.0) -> list[Sample]:
     """A minute of samples; each figure rises by so much within it."""
+    parts = [at / 60 for at in range(61)]
     return [
-        Sample(float(at), 50 + memory * at / 60, 10 + int(files * at / 60), 2 + int(threads * at / 60))
-        for at in range(61)
-    ]  # fmt: skip
+        Sample(60 * part, 50 + memory * part, 10 + int(files * part), 2 + int(threads * part))
+        for part in parts
+    ]
 
 
 @pytest.mark.parametrize(
