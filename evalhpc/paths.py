@@ -117,6 +117,9 @@ class RunPaths:
     def round_stopped(self, round_: int, resumes: int) -> Path:
         return self.round_leases(round_) / f"stopped-{resumes}.json"
 
+    def resume_claim(self, number: int) -> Path:
+        return self.leases / f"resume-{number}.claim"
+
     def journal(self, round_: int, shard: int, attempt: int) -> Path:
         # Zero-padded, so that the order of names is the order of rounds.
         return self.journals / f"{round_:04d}-{shard:05d}-{attempt:03d}.journal"

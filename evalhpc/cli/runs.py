@@ -12,6 +12,7 @@ from evalhpc.cli.output import print_json, print_table, show_results
 from evalhpc.cli.values import budget, word
 
 if TYPE_CHECKING:
+    from evalhpc.workflow.findings import Finding
     from evalhpc.workflow.run import Run
     from evalhpc.workflow.status import RunStatus
 
@@ -34,18 +35,25 @@ def _open(run: str) -> Run:
 def status(run: str, as_json: bool) -> None:
     """Where RUN stands: pass, round, shards, jobs, and why it stands still.
 
-    RUN is a run directory, or a run id below the site's run_root.
+    RUN is a run directory, or a run id below the site's run_root. Where Slurm does not answer, the
+    files say what they can, and the exit code is 5.
     """
-    from evalhpc.workflow.control import scheduler_of  # start-up time
+    from evalhpc.errors import ClusterError  # start-up time
     from evalhpc.workflow.explain import explain_status
-    from evalhpc.workflow.status import run_status
+    from evalhpc.workflow.status import look
 
     opened = _open(run)
-    found = run_status(opened, scheduler_of(opened))
+    found = look(opened)
     likeliest = explain_status(opened, found)
     if as_json:
         print_json(found.model_dump() | {"likeliest": likeliest and likeliest.model_dump()})
-        return
+    else:
+        _show_explained(found, likeliest)
+    if found.scheduler:
+        sys.exit(ClusterError.exit_code)
+
+
+def _show_explained(found: RunStatus, likeliest: Finding | None) -> None:
     show_status(found)
     if likeliest is not None:
         click.secho(f"  explained  {likeliest.about}: {likeliest.cause}", fg="red")
@@ -56,6 +64,10 @@ def show_status(found: RunStatus) -> None:
     """The status as text."""
     click.secho(f"{found.run_id}: {found.state}", bold=True)
     click.echo(f"  directory  {found.run_dir}")
+    if found.moved_from:
+        click.echo(f"             moved or copied from {found.moved_from}; its jobs work there")
+    if found.scheduler:
+        click.secho(f"  from files alone, as Slurm did not answer: {found.scheduler}", fg="yellow")
     if found.why:
         click.echo(f"  now        {found.why}")
     if found.round or found.units:
@@ -67,6 +79,8 @@ def show_status(found: RunStatus) -> None:
     if found.given_up:
         click.secho(f"  given up   requests: {found.given_up}, see failures.jsonl", fg="red")
     _show_failed_shards(found)
+    for node, why in found.excluded_nodes.items():
+        click.echo(f"  excluded   {node}, from the next round on: {'; '.join(why)}")
     if found.failure:
         click.secho(f"  failed     {found.failure['what']}", fg="red")
         for key, label in (("cause", "likely cause"), ("hint", "next")):
@@ -143,12 +157,19 @@ def cancel(run: str) -> None:
     metavar="H",
     help="From now on the run's budget, what it has used included.",
 )
+@click.option("--no-preflight", is_flag=True, help="Leave out the check of space, python and data.")
 @_JSON
-def resume(run: str, wait: bool, max_gpu_hours: float | None, as_json: bool) -> None:
+def resume(
+    run: str, wait: bool, max_gpu_hours: float | None, no_preflight: bool, as_json: bool
+) -> None:
     """Go on with RUN: ask only what has no answer yet."""
     from evalhpc.workflow.control import resume as resume_run  # start-up time
+    from evalhpc.workflow.preflight import preflight
 
     opened = _open(run)
+    if not no_preflight:
+        for warning in preflight(opened, os.environ):
+            click.echo(f"warning: {warning}", err=True)
     jobs = resume_run(opened, max_gpu_hours)
     if wait:
         from evalhpc.cli.follow import follow  # start-up time

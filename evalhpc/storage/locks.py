@@ -49,6 +49,30 @@ def exclusive(
         os.close(fd)
 
 
+@contextmanager
+def claimed(path: Path, busy: str, *, needed: bool) -> Iterator[None]:
+    """Hold an exclusive file name within the block, where `needed`: there were no locks.
+
+    A name outlives a holder that dies, so StorageError (`busy`) says which file is to go.
+    """
+    if not needed:
+        yield
+        return
+    with storage_errors(path):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            raise StorageError(
+                busy,
+                cause="it was started twice; or one was killed, on a file system without locks",
+                hint=f"wait for the other one to end; if there is none: rm {path}",
+            ) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _take(path: Path, mode: int) -> tuple[int, bool] | None:
     """(descriptor, whether it is locked), or None while somebody else holds the lock."""
     with storage_errors(path):

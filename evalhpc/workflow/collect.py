@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -91,7 +93,7 @@ def plan_first(run: Run, replicas: Replicas) -> Collected:
 
 
 def collect(run: Run, round_: int) -> Collected:
-    """Decide what follows round `round_`; a failure is also left in `failure.json`."""
+    """Decide what follows round `round_`, `alone`; a failure is also left in `failure.json`."""
     if run.paths.cancelled.exists():
         log.info("the run was cancelled: nothing follows round %d", round_)
         return Collected("ended", round_)
@@ -107,8 +109,15 @@ def collect(run: Run, round_: int) -> Collected:
     if latest > round_ and launched(run.paths, latest):
         log.info("round %d was submitted already: its collector goes on", latest)
         return Collected("ended", latest)
+    return _collect_noting(run, latest)
+
+
+@contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Within the block, from the look at the rounds to the next one's submission, no other
+    collector decides; StorageError where one is at work."""
     with exclusive(run.paths.collect_lock, "another collector of this run is at work"):
-        return _collect_noting(run, latest)
+        yield
 
 
 def _collect_noting(run: Run, round_: int) -> Collected:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from evalhpc.errors import BudgetError, StorageError, UsageError
+from evalhpc.errors import BudgetError, ClusterError, StorageError, UsageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_text
+from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect import note_failure
-from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs
+from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs, resumes
 from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here
 from evalhpc.workflow.local import GRACE, start_driver
 from evalhpc.workflow.merging import merge
-from evalhpc.workflow.provenance import refuse_moved
+from evalhpc.workflow.provenance import refuse_copied, refuse_moved
 from evalhpc.workflow.rounds import begun, load_plan, plan_unanswered, planned_rounds, unanswered
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.status import ENDED, RunStatus, run_status
@@ -39,7 +40,11 @@ def watch(run: Run) -> Iterator[RunStatus]:
     while True:
         # Slurm is asked seldom: the files say what goes on, Slurm only whether anything still does.
         due = slurm is None or time.monotonic() - asked >= ASK or _may_be_over(run)
-        status = run_status(run, slurm if due else None)
+        try:
+            status = run_status(run, slurm if due else None)
+        except ClusterError:
+            # A controller that is away for minutes is no news of the run.
+            status, due, asked = run_status(run), False, time.monotonic()
         if due:
             asked = time.monotonic()
         yield status
@@ -59,8 +64,8 @@ def cancel(run: Run) -> int:
             "the run is complete: there is nothing to cancel",
             hint=f"evalhpc results {run.paths.root}",
         )
-    # First the mark, so that a collector which starts now does not submit the next round.
-    write_text(run.paths.cancelled, "")
+    refuse_copied(run)
+    unwritten = _mark_cancelled(run)
     drop_token(run)
     active = {view.id for view in run_status(run, scheduler_of(run)).jobs if view.active}
     jobs = [job for job in recorded_jobs(run.paths) if job.id in active and job.kind != "resume"]
@@ -70,7 +75,26 @@ def cancel(run: Run) -> int:
     for job in jobs:
         if job.scheduler == "local":
             _end_driver(job)
+    if unwritten is not None:
+        raise StorageError(
+            f"{len(jobs)} jobs were ended, but the run could not be marked as cancelled: "
+            f"{unwritten.what}",
+            cause=unwritten.cause,
+            hint=f"evalhpc status {run.paths.root}, and cancel again if a job is there",
+        )
     return len(jobs)
+
+
+def _mark_cancelled(run: Run) -> StorageError | None:
+    """First of all, so that a collector which starts now does not submit the next round.
+
+    A full or read-only file system must not keep the jobs from being ended.
+    """
+    try:
+        write_text(run.paths.cancelled, "")
+    except StorageError as error:
+        return error
+    return None
 
 
 def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
@@ -78,11 +102,21 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
 
     `max_gpu_hours` replaces the run's budget, of which what it has used is a part.
     """
+    refuse_moved(run)
     if run.paths.certificate.exists():
         raise UsageError(
             "the run is complete: there is nothing to resume",
             hint=f"evalhpc results {run.paths.root}",
         )
+    busy = "another `evalhpc resume` of this run is at work"
+    with (
+        exclusive(run.paths.control_lock, busy) as locked,
+        claimed(run.paths.resume_claim(resumes(run.paths) + 1), busy, needed=not locked),
+    ):
+        return _resume(run, max_gpu_hours)
+
+
+def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
     active = [view for view in run_status(run, scheduler_of(run)).jobs if view.active]
     # A deployment job that lingers serves the resumed run, or ends by itself.
     active = [view for view in active if view.kind != "deploy"]
@@ -91,7 +125,6 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
             f"the run is still active ({', '.join(f'{v.kind} {v.id}' for v in active)})",
             hint=f"evalhpc status {run.paths.root}, or evalhpc cancel {run.paths.root} first",
         )
-    refuse_moved(run)
     run.paths.cancelled.unlink(missing_ok=True)
     run.paths.failure.unlink(missing_ok=True)
     rounds = planned_rounds(run)

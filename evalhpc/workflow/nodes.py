@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
-from evalhpc.workflow.collect import collect, note_failure, plan_first
+from evalhpc.workflow.collect import alone, collect, note_failure, plan_first
 from evalhpc.workflow.deployment import run_deployment
 from evalhpc.workflow.early_stop import (
     answering_round,
@@ -71,10 +71,11 @@ def collecting(root: Path, round_: int) -> int:
     run = open_run(root)
     try:
         _refuse_restarts(run)
-        collected = collect(run, round_)
-        if collected.state == "more":
-            print(f"round {collected.round} has {collected.requests} requests")
-            _go_on(run, collected.round)
+        with alone(run):
+            collected = collect(run, round_)
+            if collected.state == "more":
+                print(f"round {collected.round} has {collected.requests} requests")
+                _go_on(run, collected.round)
     except EvalhpcError as error:
         return _failed(error)
     except Interrupted:

@@ -16,6 +16,7 @@ from typing import Any
 import evalhpc
 from evalhpc import process
 from evalhpc.errors import EvalhpcError, UsageError
+from evalhpc.paths import RunPaths
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.image_use import image_facts
@@ -78,10 +79,7 @@ def read_provenance(run: Run) -> dict[str, Any]:
 
 def refuse_moved(run: Run) -> None:
     """Raises UsageError for a copied or moved run: its scripts work where it was submitted."""
-    if not run.paths.provenance.is_file():
-        return
-    home = read_provenance(run).get("run_dir")
-    if home is not None and not _same(Path(home), run.paths.root):
+    if home := moved_from(run):
         raise UsageError(
             f"{run.paths.root} was moved or copied from {home}: its scripts work there",
             cause="a run is resumed where it was submitted",
@@ -89,8 +87,30 @@ def refuse_moved(run: Run) -> None:
         )
 
 
+def refuse_copied(run: Run) -> None:
+    """Raises UsageError for a copy of a run that is still there: its jobs are not the copy's."""
+    home = moved_from(run)
+    if home and RunPaths(Path(home)).spec.exists():
+        raise UsageError(
+            f"{run.paths.root} was copied from {home}: the jobs that it names are that run's",
+            cause="a copy has no jobs of its own",
+            hint=f"evalhpc cancel {home}",
+        )
+
+
+def moved_from(run: Run) -> str:
+    """Where the run was submitted, if that is not where it is now; else ""."""
+    if not run.paths.provenance.is_file():
+        return ""
+    home = read_provenance(run).get("run_dir")
+    return "" if home is None or _same(Path(home), run.paths.root) else str(home)
+
+
 def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.samefile(one)
+    try:
+        return other.samefile(one)
+    except OSError:
+        return False  # gone, or behind a folder that is closed to us
 
 
 def _job_records(run: Run) -> list[dict[str, Any]] | str:

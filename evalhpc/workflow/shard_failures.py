@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Callable
 
 from evalhpc.models.base import Frozen
 from evalhpc.storage.atomic import read_jsonl
@@ -11,8 +11,6 @@ from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.run import Run
 
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.failures\.jsonl")
-#: Seconds of silence, besides `run.lease_timeout`, that clocks of nodes may differ by.
-_SKEW = 30.0
 
 
 class ShardFailure(Frozen):
@@ -25,7 +23,7 @@ class ShardFailure(Frozen):
     what: str  # with the end of its server's log, where that died
     cause: str = ""
     hint: str = ""
-    at: float = 0.0  # seconds since 1970, on the shard's clock
+    at: float = 0.0  # seconds since 1970, on the shard's clock: for people
 
 
 def shard_failures(run: Run) -> tuple[ShardFailure, ...]:
@@ -46,21 +44,20 @@ def shard_failures(run: Run) -> tuple[ShardFailure, ...]:
     return tuple(found)
 
 
-def silent_shards(run: Run, round_: int) -> tuple[ShardFailure, ...]:
-    """Shards of the round that said nothing at all: killed, or their node is down."""
-    leases = run.paths.round_leases(round_)
-    now, limit = time.time(), run.spec.run.lease_timeout + _SKEW
+def silent_shards(run: Run, round_: int, ended: Callable[[int], bool]) -> tuple[ShardFailure, ...]:
+    """Shards of the round that said nothing at all: killed, or their node is down.
+
+    `ended` says of a shard whether its job has ended, as far as is known: no clock is asked.
+    """
     found = []
-    for name, said in worker_stats(leases).items():
-        path = leases / "workers" / f"{name}.json"
-        last = path.stat().st_mtime
+    for name, said in worker_stats(run.paths.round_leases(round_)).items():
         # One that found nothing to do said nothing but its name.
-        if said.get("state", "ended") == "ended" or now - last <= limit or not name.isdigit():
+        if said.get("state", "ended") == "ended" or not name.isdigit() or not ended(int(name)):
             continue
         found.append(
             ShardFailure(
-                round=round_, shard=int(name), node=said.get("node", ""), at=last,
-                what=f"no sign of life for {now - last:.0f} s",
+                round=round_, shard=int(name), node=said.get("node", ""),
+                what=f"its job has ended, and it was still {said['state']}",
                 cause="it was killed without warning, or its node is down",
                 hint=f"evalhpc logs {run.paths.root} --kind shard",
             )

@@ -14,8 +14,9 @@ T = TypeVar("T")
 
 #: SIGUSR1 is what --signal sends before the walltime; the others are cancel and preemption.
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-#: The exit code of a job that was asked to end: 128 + SIGTERM, as a shell would say it.
-INTERRUPTED = 143
+#: The exit code of a job that was asked to end, and did so in good order; one that the signal
+#: killed has 143. sysexits.h: a temporary failure, to be tried again.
+INTERRUPTED = 75
 
 log = logging.getLogger(__name__)
 

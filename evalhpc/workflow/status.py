@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol
+
+from pydantic import Field
 
 from evalhpc.core.acceptance import Outcome
 from evalhpc.models.base import Frozen
@@ -13,7 +16,10 @@ from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.states import UNKNOWN
 from evalhpc.storage.atomic import read_jsonl
 from evalhpc.storage.round_view import done_units, worker_stats
+from evalhpc.workflow.excluded_nodes import excluded_nodes
+from evalhpc.workflow.job_answers import ask
 from evalhpc.workflow.jobs import Job, driver_alive, recorded_jobs
+from evalhpc.workflow.provenance import moved_from
 from evalhpc.workflow.records import read_object, read_record
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
@@ -29,7 +35,7 @@ _FULL = 1 << 16
 ENDED = frozenset({"rendered", "complete", "failed", "cancelled", "stalled"})
 
 
-#: Seconds after which a submitted job must be known to Slurm.
+#: Seconds after which a submitted job must be known to Slurm, on the clock of the submitter.
 _SETTLED = 60.0
 
 
@@ -79,6 +85,9 @@ class RunStatus(Frozen):
     workers: tuple[WorkerView, ...] = ()
     jobs: tuple[JobView, ...] = ()
     failed_shards: tuple[ShardFailure, ...] = ()  # of all rounds; others may do their work
+    excluded_nodes: dict[str, tuple[str, ...]] = Field(default={})  # node → what failed there
+    moved_from: str = ""  # where a copied or moved run was submitted
+    scheduler: str = ""  # why Slurm's word is missing, where it was asked in vain
     failure: dict[str, Any] | None = None
 
 
@@ -86,11 +95,14 @@ def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
     """The status; without `slurm`, Slurm jobs that were recorded count as active."""
     rounds = planned_rounds(run)
     round_ = rounds[-1] if rounds else 0
-    jobs = job_views(recorded_jobs(run.paths), slurm)
+    recorded = recorded_jobs(run.paths)
+    records = _records(recorded, slurm)
+    jobs = _views(recorded, records)
     failure = _failure(run)
     state = _state(run, jobs, failure, round_)
     progress: dict[str, Any] = _round_progress(run, round_) if round_ else _slice_progress(run)
     number, asked = _pass_progress(run, round_, state)
+    silent = silent_shards(run, round_, _ended(recorded, records))
     return RunStatus(
         run_id=run.spec.run_id,
         run_dir=str(run.paths.root),
@@ -101,18 +113,53 @@ def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
         asked=asked,
         given_up=len(read_jsonl(run.paths.failures)),
         jobs=jobs,
-        failed_shards=(*shard_failures(run), *silent_shards(run, round_)),
+        failed_shards=(*shard_failures(run), *silent),
+        excluded_nodes=excluded_nodes(run),
+        moved_from=moved_from(run),
         failure=failure,
         **progress,
     )
 
 
+def look(run: Run) -> RunStatus:
+    """The status with Slurm's word, or without where it does not answer: `scheduler` says why."""
+    answers = ask(run)
+    found = run_status(run, answers if answers.slurm is not None else None)
+    missing = "" if found.state == "complete" else answers.why_not
+    return found.model_copy(update={"scheduler": missing})
+
+
 def job_views(jobs: list[Job], slurm: JobSource | None) -> tuple[JobView, ...]:
     """Each recorded job with its state: one question to Slurm for all of them."""
-    real = [job for job in jobs if job.kind != "resume"]
-    ids = [job.id for job in real if job.scheduler == "slurm"]
-    records = slurm.jobs(ids) if slurm is not None and ids else None
-    return tuple(_view(job, records) for job in real)
+    return _views(jobs, _records(jobs, slurm))
+
+
+def _records(jobs: list[Job], slurm: JobSource | None) -> dict[int, list[JobRecord]] | None:
+    ids = [job.id for job in jobs if job.scheduler == "slurm" and job.kind != "resume"]
+    return slurm.jobs(ids) if slurm is not None and ids else None
+
+
+def _views(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> tuple[JobView, ...]:
+    return tuple(_view(job, records) for job in jobs if job.kind != "resume")
+
+
+def _ended(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> Callable[[int], bool]:
+    """Of a shard, whether its job is known to have ended: of every array that may have it."""
+    arrays = [job for job in jobs if job.kind == "shard"]
+
+    def ended(shard: int) -> bool:
+        for job in arrays:
+            if job.scheduler == "local":
+                over = not driver_alive(job)
+            else:
+                tasks = (records or {}).get(job.id, [])
+                mine = [task for task in tasks if task.task_id in (shard, None)]
+                over = records is not None and not any(_is_active(job, task) for task in mine)
+            if not over:
+                return False
+        return bool(arrays)
+
+    return ended
 
 
 def _view(job: Job, records: dict[int, list[JobRecord]] | None) -> JobView:
@@ -134,7 +181,8 @@ def _view(job: Job, records: dict[int, list[JobRecord]] | None) -> JobView:
 def _is_active(job: Job, task: JobRecord) -> bool:
     """A job that Slurm has forgotten has ended; one just submitted may not be known yet."""
     if task.state == UNKNOWN:
-        return bool(time.time() - job.at < _SETTLED)
+        # Another machine's clock says nothing here; nor is its job likely to be that young.
+        return job.host == socket.gethostname() and time.time() - job.at < _SETTLED
     return not task.terminal
 
 

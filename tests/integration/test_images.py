@@ -215,7 +215,7 @@ def test_an_interrupted_import_ends_its_tool_and_tidies_up(rig: Rig) -> None:
     )
     wait_until(lambda: any(rig.store.glob(".import-*/image")), timeout=30, what="half an image")
     child.terminate()
-    assert child.wait(15) == 143
+    assert child.wait(15) == 75
     assert rig.names() == []
 
 
