@@ -84,7 +84,8 @@ def _with_options(command: F) -> F:
 @_with_options
 @click.option("--wait", is_flag=True, help="Show progress until the run ends; its exit code.")
 @click.option("--dry-run", is_flag=True, help="Write and print every script; submit nothing.")
-def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+@click.option("--no-preflight", is_flag=True, help="Leave out the check of space, python and data.")
+def submit(wait: bool, dry_run: bool, no_preflight: bool, as_json: bool, **options: Any) -> None:
     """Evaluate a model: render the scripts, submit the jobs, merge the shards.
 
     Without --model the demo model runs, without --suite and --tasks the demo suite.
@@ -92,16 +93,20 @@ def submit(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     from evalhpc.workflow.estimate import estimate as estimated  # start-up time
     from evalhpc.workflow.estimate import start
     from evalhpc.workflow.launch import launch
+    from evalhpc.workflow.preflight import preflight
     from evalhpc.workflow.prepare import prepare
     from evalhpc.workflow.wish import Wish
 
-    prepared = _warned(prepare(Wish(**_merged(options)), os.environ))
+    wish = Wish(**_merged(options))
+    prepared = _warned(prepare(wish, os.environ))
     if dry_run:
         _show_scripts(prepared.run, as_json)
         return
     run = prepared.run
     starts = []
     with prepared.undone_on_failure():
+        if not no_preflight:
+            _warn(preflight(run, os.environ, wish))
         found = estimated(run, os.environ)
         jobs = launch(run, lambda kind, answer: starts.append(start(kind, answer)))
     found = found.model_copy(update={"queue": tuple(starts)})

@@ -84,6 +84,16 @@ def definition_path(entry: TaskEntry) -> Path | None:
     return None if entry.definition is None else _FOLDER / "tasks" / entry.definition
 
 
+def brings_data(benchmark: Benchmark) -> bool:
+    """Whether a run brings the benchmark's task and data along, so that nothing is loaded."""
+    return any(
+        entry.definition is not None
+        and entry.data is not None
+        and (entry.harness, entry.task) == (benchmark.harness, benchmark.task)
+        for entry in _tasks().values()
+    )
+
+
 def _known(kind: str, name: str, entries: dict[str, _Entry]) -> _Entry:
     if name in entries:
         return entries[name]

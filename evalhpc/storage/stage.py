@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from evalhpc.errors import IntegrityError
+from pydantic import ValidationError
+
 from evalhpc.models.stage import StagedEntry, StageRecord, record_name
 from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import storage_errors, write_text
@@ -74,11 +75,14 @@ class StageFolder:
     def read(self, benchmark: Benchmark) -> StageRecord | None:
         """What was staged for the benchmark; None for nothing, and for a record that is damaged."""
         path = self.records / f"{record_name(benchmark)}.json"
-        try:
-            with storage_errors(path):
-                return StageRecord.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValueError, IntegrityError):
+        if not path.is_file():
             return None
+        with storage_errors(path):
+            text = path.read_bytes()
+        try:
+            return StageRecord.model_validate_json(text)
+        except ValidationError:
+            return None  # staging again writes it anew, and takes little where all is there
 
     def write(self, benchmark: Benchmark, record: StageRecord) -> None:
         """Keep the record, in place of an older one."""
