@@ -8,9 +8,10 @@ from evalhpc.config.container_checks import check_container, check_image_name
 from evalhpc.config.folders import user_config
 from evalhpc.containers.runtime import takes_suffixes
 from evalhpc.core.masking import is_secret_name
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import ConfigError, EvalhpcError, UsageError
 from evalhpc.models.runspec import HarnessSpec
-from evalhpc.models.site import RunSettings, Site
+from evalhpc.models.site import JobSize, RunSettings, Site
 from evalhpc.models.suite import Benchmark
 
 
@@ -22,7 +23,7 @@ def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
     return [
         *_required(site, environ),
         *_one_line(site),
-        *_array(site),
+        *_times(site),
         *_variables(site, environ),
         *check_container(site, environ),
     ]
@@ -102,14 +103,28 @@ def _one_line(site: Site) -> Iterator[EvalhpcError]:
             )
 
 
-def _array(site: Site) -> Iterator[EvalhpcError]:
-    if site.run.shards > site.slurm.max_array_size:
-        yield UsageError(
-            f"{site.run.shards} shards are more than the {site.slurm.max_array_size} tasks "
-            f"that one array may have at site {site.name!r}",
-            cause="MaxArraySize of the cluster, as slurm.max_array_size gives it",
-            hint=f"use --shards {site.slurm.max_array_size} or fewer",
-        )
+def _times(site: Site) -> Iterator[EvalhpcError]:
+    """A shortest time that no job can have, or in which none could do anything."""
+    for name in ("planning", "shard", "collect"):
+        job: JobSize = getattr(site.resources, name)
+        least = None if job.time_min is None else walltime_seconds(job.time_min)
+        most = walltime_seconds(job.walltime)
+        key = f"resources.{name}.time_min"
+        if least is None or site.scheduler != "slurm":
+            continue
+        if most is not None and least > most:
+            yield ConfigError(
+                f"{key}: {job.time_min} is longer than the walltime, {job.walltime}",
+                cause="it is the least that Slurm may give, the walltime the most",
+                hint=f"lower {key}, or raise resources.{name}.walltime",
+            )
+        elif least <= site.slurm.signal_seconds:
+            yield ConfigError(
+                f"{key}: {job.time_min} is no longer than slurm.signal_seconds, "
+                f"{site.slurm.signal_seconds} s",
+                cause="such a job would be told to end as it begins",
+                hint=f"raise {key}: it has to hold the loading of the model, too",
+            )
 
 
 def _variables(site: Site, environ: Mapping[str, str]) -> Iterator[EvalhpcError]:

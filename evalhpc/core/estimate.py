@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from evalhpc.core.rendering import batch_job, batch_kinds
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import BudgetError
 from evalhpc.models.base import Frozen
 from evalhpc.models.runspec import RunSpec
@@ -147,18 +148,6 @@ def _advice(budget: float, used: int | None, costly: Sequence[JobCost]) -> str:
     fits = int(left * shard.tasks // (shard.gpu_seconds or 1))
     fewer = f"--shards {fits} would fit; or " if 0 < fits < shard.tasks and not used else ""
     return f"{fewer}lower resources.shard.walltime (now {shard.walltime}), or {raised}"
-
-
-def walltime_seconds(text: str) -> int | None:
-    """Seconds of an sbatch --time: `30` and `30:00` are minutes; 0 is no limit, None here."""
-    days, dash, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash:  # D-H, D-H:M, D-H:M:S
-        parts += [0] * (3 - len(parts))
-    elif len(parts) < 3:  # M, M:S
-        parts = [0, *parts, *[0] * (2 - len(parts))]
-    seconds = int(days or 0) * 24 * _HOUR + parts[0] * _HOUR + parts[1] * 60 + parts[2]
-    return seconds or None
 
 
 def hours(seconds: float) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from evalhpc.core.estimate import JobCost, counted, duration, total, walltime_seconds
+from evalhpc.core.estimate import JobCost, counted, duration, total
 from evalhpc.core.rendering import Batch, batch_job, batch_kinds
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.models.base import Frozen
 from evalhpc.models.runspec import RunSpec
 
@@ -111,9 +112,7 @@ def expect(
     runs = (same or similar)[:TAKEN]
     if not runs:
         return None
-    typical = Past(
-        run_id="", **{name: median(getattr(run, name) for run in runs) for name in _MEASURED}
-    )
+    typical = median_of(runs)
     shards = sum(job.tasks for job in jobs if job.kind == "shard")
     at_once = max(1, min(shards, throttle or shards))
     array = typical.inside + typical.load + typical.work / at_once
@@ -135,6 +134,12 @@ def expect(
         shard_seconds=held,
         load_seconds=typical.load,
     )
+
+
+def median_of(runs: Sequence[Past]) -> Past:
+    """The median of each time of these runs, of which there is at least one."""
+    times = {name: median(getattr(run, name) for run in runs) for name in _MEASURED}
+    return Past(run_id="", **times)
 
 
 def default(jobs: Sequence[JobCost]) -> Expected:

@@ -108,7 +108,8 @@ def job_size(spec: RunSpec, kind: str) -> JobSize:
         nodes = max(served.deployment.nodes for served in spec.served().values())
         return resources.shard.model_copy(update={"nodes": max(nodes, resources.shard.nodes)})
     if kind == "shard":
-        return resources.planning.model_copy(update={"walltime": resources.shard.walltime})
+        times = {"walltime": resources.shard.walltime, "time_min": resources.shard.time_min}
+        return resources.planning.model_copy(update=times)
     size: JobSize = getattr(resources, kind)
     return size
 
@@ -132,7 +133,7 @@ def _gpus(slurm: Slurm, size: JobSize) -> str | None:
 
 
 def _array(spec: RunSpec) -> str:
-    slurm, shards = spec.site.slurm, spec.run.shards
+    slurm, shards = spec.site.slurm, min(spec.run.shards, spec.site.slurm.max_array_size)
     throttle = "" if slurm.array_throttle is None else f"%{slurm.array_throttle}"
     return f"0-{shards - 1}{throttle}"
 

@@ -42,6 +42,7 @@ class JobSize(Frozen):
     """What one job asks of Slurm."""
 
     walltime: Walltime = "1:00:00"
+    time_min: Walltime | None = None  # Slurm may give less, down to this, to start a job sooner
     cpus: int = Field(default=2, ge=1)
     memory: Memory | None = None
     nodes: int = Field(default=1, ge=1)
@@ -103,6 +104,7 @@ class RunSettings(Frozen):
     unit_size: int | None = Field(default=None, ge=1)  # requests per work unit; None: sized
     schedule: Literal["dynamic", "static"] = "dynamic"  # static: each shard has a fixed slice
     shard_by: Literal["requests", "samples"] = "requests"  # samples: each runs the harness itself
+    fit_walltime: bool = True  # ask for no more time than measured rates say; else resources'
     max_rounds: int = Field(default=12, ge=1)  # rounds before a run gives up
     max_failures: float = Field(default=0.0, ge=0, le=1)  # share of a benchmark's requests
     max_gpu_hours: float | None = Field(default=None, ge=0)  # what the run may use; None: any

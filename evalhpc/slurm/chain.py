@@ -9,11 +9,16 @@ from pathlib import Path
 from evalhpc.errors import ClusterError, EvalhpcError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import Dependency, TestOnly
+from evalhpc.slurm.submission import LostJob
+
+
+class LeftBehind(ClusterError):
+    """A chain that failed and could not be undone: some of its jobs may be in the queue."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One sbatch; `after_ok`, `after_any` and `after_begin` are kinds of earlier steps."""
+    """One sbatch; `after_ok`, `after_any` and `after_begin` are keys of earlier steps."""
 
     kind: str
     script: Path
@@ -24,42 +29,59 @@ class Step:
     after_begin: tuple[str, ...] = ()
     comment: str | None = None
     extra: tuple[str, ...] = ()
+    part: int = 0  # of several steps of one kind: 0, 1, …
+    walltime: str = ""  # instead of the script's
+    why: str = ""  # where that walltime comes from
+
+    @property
+    def key(self) -> str:
+        """What later steps name it by: its kind, and which part it is."""
+        return f"{self.kind}+{self.part}" if self.part else self.kind
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What sbatch gets on its command line, which counts before the script's own lines."""
+        return (*self.extra, *((f"--time={self.walltime}",) if self.walltime else ()))
 
 
 def submit_chain(
     slurm: Slurm,
     steps: Sequence[Step],
-    record: Callable[[str, int], None],
+    record: Callable[[Step, int], None],
     tested: Callable[[str, TestOnly], None] = lambda _kind, _answer: None,
 ) -> list[int]:
     """Submit the steps in order and return their job ids.
 
     Slurm judges every script before the first is submitted; `tested(kind, answer)` gets to know
-    what it said. `record(kind, job_id)` is called as
+    what it said; parts of one kind are judged by the first. `record(step, job_id)` is called as
     each sbatch returns. Whatever goes wrong then (a refusal, `record` itself, Ctrl-C), the jobs
-    already submitted are cancelled, newest first; the error names them.
+    already submitted are cancelled, newest first; the error names them. It is LeftBehind where
+    the controller is away: then nobody can say what of the chain is in the queue.
     """
     _check(steps)
     for step in steps:
-        answer = slurm.test_only(step.script, *step.args, array=step.array, extra=step.extra)
+        if step.part:
+            continue
+        answer = slurm.test_only(step.script, *step.args, array=step.array, extra=step.options)
         tested(step.kind, answer)
     ids: dict[str, int] = {}
     try:
         for step in steps:
-            ids[step.kind] = _submit(slurm, step, ids)
-            record(step.kind, ids[step.kind])
+            ids[step.key] = _submit(slurm, step, ids)
+            record(step, ids[step.key])
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(_roll_back(slurm, ids)) from interrupt
+        raise KeyboardInterrupt(_roll_back(slurm, ids)[0]) from interrupt
     except Exception as error:
-        raise _failed(step, error, _roll_back(slurm, ids)) from error
+        outcome, undone = _roll_back(slurm, ids)
+        raise _failed(step, error, outcome, undone=undone) from error
     return list(ids.values())
 
 
 def _submit(slurm: Slurm, step: Step, ids: dict[str, int]) -> int:
     dependency = Dependency(
-        after_ok=tuple(ids[kind] for kind in step.after_ok),
-        after_any=tuple(ids[kind] for kind in step.after_any),
-        after_begin=tuple(ids[kind] for kind in step.after_begin),
+        after_ok=tuple(ids[key] for key in step.after_ok),
+        after_any=tuple(ids[key] for key in step.after_any),
+        after_begin=tuple(ids[key] for key in step.after_begin),
     )
     return slurm.submit(
         step.script,
@@ -67,14 +89,14 @@ def _submit(slurm: Slurm, step: Step, ids: dict[str, int]) -> int:
         dependency=dependency if str(dependency) else None,
         array=step.array,
         comment=step.comment,
-        extra=step.extra,
+        extra=step.options,
     )
 
 
-def _roll_back(slurm: Slurm, ids: dict[str, int]) -> str:
-    """Cancel what was submitted; says what became of it."""
+def _roll_back(slurm: Slurm, ids: dict[str, int]) -> tuple[str, bool]:
+    """Cancel what was submitted; what became of it, and whether nothing is left."""
     if not ids:
-        return "nothing was submitted"
+        return "nothing was submitted", True
     newest_first = [str(job_id) for job_id in reversed(ids.values())]
     try:
         for job_id in newest_first:
@@ -83,25 +105,28 @@ def _roll_back(slurm: Slurm, ids: dict[str, int]) -> str:
         return (
             f"jobs {', '.join(newest_first)} could not all be cancelled ({error.what}): "
             f"scancel {' '.join(newest_first)}"
-        )
-    return f"cancelled what was submitted before: {', '.join(newest_first)}"
+        ), False
+    return f"cancelled what was submitted before: {', '.join(newest_first)}", True
 
 
-def _failed(step: Step, error: Exception, outcome: str) -> EvalhpcError:
+def _failed(step: Step, error: Exception, outcome: str, *, undone: bool) -> EvalhpcError:
     """The same class of error, and so the same exit code, with what became of the chain."""
     if not isinstance(error, EvalhpcError):
-        return ClusterError(f"the {step.kind} job was not submitted: {error!r}; {outcome}")
+        kind: type[EvalhpcError] = ClusterError if undone else LeftBehind
+        return kind(f"the {step.kind} job was not submitted: {error!r}; {outcome}")
+    text = f"the {step.kind} job was not submitted: {error.what}\n  {outcome}"
+    if not undone or isinstance(error, LostJob):
+        return LeftBehind(text, cause=error.cause, hint=error.hint)
     # A subclass with arguments of its own (ProcessFailed) cannot be made from a text.
     simple = type(error).__init__ is EvalhpcError.__init__
-    kind = type(error) if simple else ClusterError
-    text = f"the {step.kind} job was not submitted: {error.what}\n  {outcome}"
-    return kind(text, cause=error.cause, hint=error.hint)
+    same = type(error) if simple else ClusterError
+    return same(text, cause=error.cause, hint=error.hint)
 
 
 def _check(steps: Sequence[Step]) -> None:
     earlier: set[str] = set()
     for step in steps:
         unknown = {*step.after_ok, *step.after_any, *step.after_begin} - earlier
-        if unknown or step.kind in earlier:
-            raise ValueError(f"step {step.kind!r} repeats, or waits for a later one: {unknown}")
-        earlier.add(step.kind)
+        if unknown or step.key in earlier:
+            raise ValueError(f"step {step.key!r} repeats, or waits for a later one: {unknown}")
+        earlier.add(step.key)

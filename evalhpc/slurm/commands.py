@@ -25,6 +25,12 @@ SINFO_FORMAT = "%P|%D|%t|%G"
 NODE_FORMAT = "%P|%N|%c|%m|%G|%t"
 #: sacctmgr show associations format=….
 ASSOCIATION_FIELDS = ("account", "partition", "qos")
+#: The same with what they limit; inherited limits are listed too.
+ASSOCIATION_LIMITS = ("account", "partition", "defaultqos", "maxsubmit", "maxwall")
+#: sacctmgr show qos format=….
+QOS_LIMITS = ("name", "maxsubmitpu", "maxwall")
+#: squeue --Format of the user's own jobs.
+OWN_FIELDS = ("JobArrayID", "Account", "Partition", "QOS")
 
 Argv = list[str]
 
@@ -65,6 +71,19 @@ def squeue(job_ids: Iterable[int]) -> Argv:
 def squeue_comments() -> Argv:
     """The comment of each of the user's own jobs."""
     return [*_squeue_all(), "--me", f"--Format={_suffixed(('JobArrayID', 'Comment'))}"]
+
+
+def squeue_own() -> Argv:
+    """The user's own jobs that have not ended, with what they are counted under."""
+    return ["squeue", "--noheader", "--all", "--me", f"--Format={_suffixed(OWN_FIELDS)}"]
+
+
+def squeue_named(names: Iterable[str]) -> Argv:
+    """The user's own jobs of these names that have not ended, with the folder of each."""
+    return [
+        "squeue", "--noheader", "--all", "--me",
+        f"--name={','.join(names)}", f"--Format={_suffixed(('JobArrayID', 'WorkDir'))}",
+    ]  # fmt: skip
 
 
 def squeue_folder(job_id: int) -> Argv:
@@ -113,6 +132,29 @@ def associations(user: str) -> Argv:
     return [
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
         f"user={user}", f"format={','.join(ASSOCIATION_FIELDS)}",
+    ]  # fmt: skip
+
+
+def association_limits(user: str) -> Argv:
+    """What the user's associations allow."""
+    return [
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations",
+        f"user={user}", f"format={','.join(ASSOCIATION_LIMITS)}",
+    ]  # fmt: skip
+
+
+def qos_limits() -> Argv:
+    """What every QOS allows."""
+    return [
+        "sacctmgr", "--noheader", "--parsable2", "show", "qos",
+        f"format={','.join(QOS_LIMITS)}",
+    ]  # fmt: skip
+
+
+def default_account(user: str) -> Argv:
+    """The account of jobs that name none."""
+    return [
+        "sacctmgr", "--noheader", "--parsable2", "show", "user", user, "format=defaultaccount",
     ]  # fmt: skip
 
 

@@ -23,6 +23,12 @@ from evalhpc.slurm.jobs import (
     by_submission,
     latest_attempts,
 )
+from evalhpc.slurm.quotas import (
+    Quotas,
+    parse_association_limits,
+    parse_qos_limits,
+    parse_queued,
+)
 from evalhpc.slurm.runner import Run, Runner
 from evalhpc.slurm.submission import Submission, marked
 
@@ -129,6 +135,16 @@ class Slurm:
         found = by_submission(records.values())
         return {job_id: found.get(job_id, [JobRecord(job_id)]) for job_id in ids}
 
+    def jobs_in(self, folder: Path, names: Iterable[str]) -> list[int]:
+        """Submitted ids of the user's jobs of these names that start in `folder` and go on.
+
+        It finds those, too, whose sbatch was answered by nobody, and those submitted by hand.
+        """
+        output = self._runner.query(commands.squeue_named(names), "cannot look for the run's jobs")
+        jobs = parsers.parse_squeue_folders(output)
+        wanted = folder.resolve()
+        return sorted({job for job, where in jobs if Path(where).resolve() == wanted})
+
     def folder(self, job_id: int) -> Path | None:
         """Where a job starts; None of one that Slurm does not know (any more)."""
         what = f"cannot ask for job {job_id}"
@@ -165,6 +181,20 @@ class Slurm:
         """What the accounting lets the user submit under."""
         what = "cannot ask for accounts"
         return parse_associations(self._runner.query(commands.associations(user), what))
+
+    def quotas(self, user: str) -> Quotas:
+        """What the accounting lets the user submit, and what of that is in the queue."""
+        what = "cannot read the limits of your account"
+        read = self._runner.query
+        partitions = parsers.parse_partitions(read(commands.scontrol_partitions(), what), "")
+        return Quotas(
+            default_account=read(commands.default_account(user), what).strip(),
+            associations=parse_association_limits(read(commands.association_limits(user), what)),
+            qos=parse_qos_limits(read(commands.qos_limits(), what)),
+            partition_qos={partition.name: partition.qos for partition in partitions},
+            default_partition=next((p.name for p in partitions if p.default), ""),
+            queued=parse_queued(read(commands.squeue_own(), what)),
+        )
 
     def limits(self) -> Limits:
         """Limits from the controller's configuration."""

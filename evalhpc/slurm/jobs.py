@@ -68,6 +68,7 @@ class Partition:
     gres: tuple[str, ...] = ()  # what a node offers, each kind once: ("gpu:h100:8",)
     allow_accounts: str = "ALL"
     exclusive: bool = False  # nodes are never shared
+    qos: str = ""  # whose limits all jobs in it have, besides those of their own
 
     def summary(self) -> str:
         """One line for an error text or a table."""

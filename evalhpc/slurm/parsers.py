@@ -61,6 +61,12 @@ def parse_squeue_comments(stdout: str) -> list[tuple[int, str]]:
     return [(parse_reference(job).job_id, comment) for job, comment in rows]
 
 
+def parse_squeue_folders(stdout: str) -> list[tuple[int, str]]:
+    """(submitted job id, folder) of `commands.squeue_named`."""
+    rows = (_fields(line.removesuffix("|"), 2) for line in _lines(stdout))
+    return [(parse_reference(job).job_id, folder) for job, folder in rows]
+
+
 def parse_sacct(stdout: str) -> list[JobRecord]:
     """Records of `commands.sacct`: a requeued job appears once for each attempt, oldest first."""
     return [record for line in _lines(stdout) for record in _sacct_line(line)]
@@ -79,6 +85,7 @@ def parse_partitions(scontrol: str, sinfo: str) -> list[Partition]:
             total_nodes=_number(fields.get("TotalNodes", "")) or 0,
             allow_accounts=fields.get("AllowAccounts", "ALL"),
             exclusive=fields.get("OverSubscribe") == "EXCLUSIVE",
+            qos=_text(fields.get("QoS", "")),
         )
         for fields in parse_scontrol(scontrol)
         if "PartitionName" in fields

@@ -57,7 +57,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("Invalid generic resource|Invalid gres", "no such generic resource on this cluster",
             "set `gpu_type` and `gpu_request` in the site file; sinfo -o '%P %G'", "partitions"),
     Refusal("Invalid job array specification", "the array has more tasks than the cluster allows",
-            "lower `shards`, or set `max_array_size` in the site file", "arrays"),
+            "set `max_array_size` in the site file", "arrays"),
     Refusal("Invalid feature specification", "no node has the feature of `constraint`",
             "sinfo -o '%P %f' lists the features"),
     Refusal("reservation is invalid|Access denied to requested reservation",

@@ -19,6 +19,10 @@ from evalhpc.slurm.runner import Runner
 LOOKS, LOOK_SECONDS = 3, 3.0
 
 
+class LostJob(ClusterError):
+    """Nobody can say whether Slurm took a job."""
+
+
 class Submission:
     """`refused` makes the error of an sbatch that failed for good."""
 
@@ -62,8 +66,8 @@ class Submission:
                 return found
         return []
 
-    def _lost(self, error: ClusterError) -> ClusterError:
-        return ClusterError(
+    def _lost(self, error: ClusterError) -> LostJob:
+        return LostJob(
             f"nobody can say whether Slurm took the job: {error.what}",
             cause="the controller went away while it was being asked",
             hint=f"squeue --me --states=all -O JobID,Comment:90 | grep {self.token}; "

@@ -45,7 +45,10 @@ def refuse_above_budget(run: Run, asks: Sequence[Ask], slurm: Slurm | None = Non
 def _cost(run: Run, job: Job) -> JobCost:
     """The most that a recorded job can have used."""
     kind = job.kind if job.scheduler == "slurm" else "shard"  # a driver starts the shards
-    return price(ask(run.spec, kind, job.tasks, str(run.paths.root)), unbounded(run.spec))
+    asked = ask(run.spec, kind, job.tasks, str(run.paths.root))
+    if job.walltime:
+        asked = asked._replace(size=asked.size.model_copy(update={"walltime": job.walltime}))
+    return price(asked, unbounded(run.spec))
 
 
 def _used(jobs: Sequence[Job], costs: Sequence[JobCost], slurm: Slurm) -> list[int | None]:

@@ -20,7 +20,7 @@ from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import TestOnly
 from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.history import read_history
-from evalhpc.workflow.launch import asked, first_steps
+from evalhpc.workflow.launch import asked, first_steps, fitted, timed
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
 from evalhpc.workflow.prepare import planned_dir, resolve_wish
 from evalhpc.workflow.run import Run
@@ -59,7 +59,7 @@ def estimate(run: Run, environ: Mapping[str, str]) -> Estimate:
     """What the run may cost and will probably take, without a question to Slurm."""
     spec = run.spec
     why = unbounded(spec)
-    jobs = [price(one, why) for one in asked(run, first_steps(run))]
+    jobs = [price(one, why) for one in asked(run, timed(run, 1, first_steps(run)))]
     root = expanded(environ.get(ROOT_VARIABLE) or spec.site.run_root)
     wanted = profile(spec, str(run.paths.root))
     history = read_history(wanted, spec.site.name, (run.paths.root.parent, root))
@@ -139,9 +139,11 @@ def ask_queue(run: Run, environ: Mapping[str, str]) -> tuple[Start, ...]:
 
 def _starts(run: Run, slurm: Slurm, folder: Path) -> list[Start]:
     found = []
-    for step in first_steps(run):
+    for step in fitted(run, 1, first_steps(run), slurm):
+        if step.part:
+            continue  # like the first of its kind
         there = replace(step, script=folder / step.script.name)
-        answer = slurm.test_only(there.script, *there.args, array=there.array, extra=there.extra)
+        answer = slurm.test_only(there.script, *there.args, array=there.array, extra=there.options)
         found.append(start(step.kind, answer))
     return found
 

@@ -26,6 +26,8 @@ class Job(Frozen):
     scheduler: str
     started: str = ""  # of a local driver: its start time in /proc, which tells reuse of the id
     tasks: int = 1
+    walltime: str = ""  # instead of the script's
+    why: str = ""  # where that walltime comes from
     at: float = 0.0  # seconds since the epoch, on the clock of `host`
     host: str = ""  # the machine that submitted it
     max_gpu_hours: float | None = None  # of a resume: the budget from then on
@@ -39,12 +41,15 @@ def record_job(
     scheduler: str,
     *,
     tasks: int = 1,
+    walltime: str = "",
+    why: str = "",
     started: str = "",
     max_gpu_hours: float | None = None,
 ) -> None:
     """Append one job; called the moment that its id is known."""
     job = Job(
         kind=kind, id=job_id, round=round_, scheduler=scheduler, tasks=tasks, started=started,
+        walltime=walltime, why=why,
         at=round(time.time(), 3), host=socket.gethostname(), max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     append_jsonl(paths.jobs, job.model_dump())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from evalhpc.containers import preflight
 from evalhpc.core.estimate import Ask, ask
-from evalhpc.core.rendering import batch_job
 from evalhpc.errors import UsageError
-from evalhpc.slurm.arrays import parse_tasks
+from evalhpc.slurm.arrays import format_tasks
 from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import TestOnly
@@ -17,11 +17,13 @@ from evalhpc.workflow.budget import refuse_above_budget
 from evalhpc.workflow.excluded_nodes import excluding
 from evalhpc.workflow.image_use import refuse_changed
 from evalhpc.workflow.jobs import Job, record_job, recorded_jobs
+from evalhpc.workflow.limits import in_arrays, read_bounds, refuse_long, tasks_of, within
 from evalhpc.workflow.local import start_driver
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shared import call_answered, forget
 from evalhpc.workflow.tokens import drop_token, make_token, token_name
+from evalhpc.workflow.walltime import predict
 
 #: What a deployment job is in that was submitted, or requeued, and has yet to load its model.
 _TO_BEGIN = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
@@ -50,22 +52,35 @@ def launch(run: Run, tested: Tested = lambda _kind, _answer: None) -> list[Job]:
 
 
 def first_steps(run: Run) -> list[Step]:
-    """What `launch` submits: everything up to the collector of round 1."""
+    """What `launch` submits, if the cluster has room for it: up to the collector of round 1."""
     if run.plans_inline:
         return _round_steps(run, 1, tasks=run.first_tasks)
     planning = Step("planning", run.paths.script("planning"), comment=_comment(run))
-    return [planning, *_round_steps(run, 1, after=("planning",))]
+    return [planning, *_round_steps(run, 1, after=("planning",), tasks=run.spec.run.shards)]
 
 
 def asked(run: Run, steps: Sequence[Step]) -> list[Ask]:
     """What the jobs of these steps hold of the cluster."""
-    return [ask(run.spec, s.kind, _tasks(run, s), str(run.paths.root)) for s in steps]
+    return [_asked(run, step) for step in steps]
 
 
-def _tasks(run: Run, step: Step) -> int:
-    """Tasks of the step's array; without a number of its own it is the one in the header."""
-    array = step.array or batch_job(run.spec, str(run.paths.root), step.kind).array
-    return 1 if array is None else len(parse_tasks(array))
+def _asked(run: Run, step: Step) -> Ask:
+    held = ask(run.spec, step.kind, tasks_of(run, step), str(run.paths.root))
+    if not step.walltime:
+        return held
+    return held._replace(size=held.size.model_copy(update={"walltime": step.walltime}))
+
+
+def timed(run: Run, round_: int, steps: Sequence[Step]) -> list[Step]:
+    """The steps, with the shards asking for as much time as they will probably need."""
+    made = []
+    for step in steps:
+        if step.kind == "shard":
+            predicted = predict(run, round_, tasks_of(run, step))
+            if predicted is not None:
+                step = replace(step, walltime=predicted.walltime, why=predicted.why)
+        made.append(step)
+    return made
 
 
 def _check_images(run: Run) -> None:
@@ -87,16 +102,13 @@ def launch_collect(run: Run, round_: int) -> list[Job]:
     return _submit(run, round_, [_collector(run, round_, ())])
 
 
-def _round_steps(
-    run: Run, round_: int, *, after: tuple[str, ...] = (), tasks: int | None = None
-) -> list[Step]:
+def _round_steps(run: Run, round_: int, *, after: tuple[str, ...] = (), tasks: int) -> list[Step]:
     deploy = _deployments(run, after)
     shards = Step(
         "shard",
         run.paths.script("shard"),
         (str(round_),),
-        # Without a number of its own the array is the one in the script's header.
-        array=None if tasks is None else _array(run, tasks),
+        array=format_tasks(range(tasks), run.spec.site.slurm.array_throttle),
         after_ok=after,
         after_begin=tuple(step.kind for step in deploy),
         comment=_comment(run),
@@ -139,33 +151,39 @@ def _comment(run: Run) -> str:
     return run.spec.site.slurm.comment or run.spec.run_id
 
 
-def _array(run: Run, tasks: int) -> str:
-    throttle = run.spec.site.slurm.array_throttle
-    return f"0-{tasks - 1}" + (f"%{throttle}" if throttle else "")
-
-
 def _submit(
-    run: Run, round_: int, steps: list[Step], tested: Tested = lambda _kind, _answer: None
+    run: Run, round_: int, wished: list[Step], tested: Tested = lambda _kind, _answer: None
 ) -> list[Job]:
-    tasks = {step.kind: _tasks(run, step) for step in steps}
-
-    def record(kind: str, job_id: int) -> None:
-        round_of = 0 if kind == "planning" else round_
-        record_job(run.paths, kind, job_id, round_of, "slurm", tasks=tasks[kind])
+    def record(step: Step, job_id: int) -> None:
+        round_of = 0 if step.kind == "planning" else round_
+        record_job(
+            run.paths, step.kind, job_id, round_of, "slurm",
+            tasks=tasks_of(run, step), walltime=step.walltime, why=step.why,
+        )  # fmt: skip
 
     if run.paths.cancelled.exists():
         raise UsageError(
             "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
         )
+    slurm = slurm_here()
+    steps = fitted(run, round_, wished, slurm)
     refuse_above_budget(run, asked(run, steps))
     fresh = run.spec.shares_deployment and make_token(run)
     if any(step.kind == "deploy" for step in steps):
         for job in range(run.spec.site.deploy.jobs):
             forget(run, job)
     try:
-        submit_chain(slurm_here(), steps, record, tested)
+        submit_chain(slurm, steps, record, tested)
     except BaseException:
         if fresh:
             drop_token(run)
         raise
     return recorded_jobs(run.paths)[-len(steps) :]
+
+
+def fitted(run: Run, round_: int, wished: Sequence[Step], slurm: Slurm) -> list[Step]:
+    """The steps as this cluster lets them in, now."""
+    bounds = read_bounds(run, slurm)
+    steps = timed(run, round_, within(run, wished, bounds))
+    refuse_long(run, asked(run, steps), bounds)
+    return in_arrays(run, steps, bounds)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
-from evalhpc.core.estimate import walltime_seconds
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import EvalhpcError
 from evalhpc.models.base import Frozen
 from evalhpc.models.site import Site

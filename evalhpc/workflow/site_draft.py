@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalhpc.core.estimate import walltime_seconds
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.models.site import JobSize, Resources
 from evalhpc.slurm.inventory import Node
 from evalhpc.slurm.jobs import Partition

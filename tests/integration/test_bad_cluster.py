@@ -71,20 +71,17 @@ def desk(cluster: DevCluster) -> Iterator[Desk]:
 
 
 def test_what_slurm_would_refuse_is_refused_before_anything_is_submitted(desk: Desk) -> None:
-    """Partition, walltime, GPUs, nodes, array: Slurm's words, the cause, and what there is."""
+    """Partition, walltime, GPUs, nodes, option: Slurm's words, the cause, and what there is."""
     cases = [
         (["slurm.partition=btach"], ["did you mean batch?", "partition does not exist"]),
         (["slurm.partition=tiny"], ["tiny: up", "2 min", "lower `walltime`"]),
         (["resources.shard.gpus_per_node=64"], ["no node has the GPUs", "gpu_type"]),
         (["resources.shard.nodes=64"], ["more nodes or CPUs"]),
-        (["run.shards=20000", "slurm.max_array_size=50000"], ["at most 10001 tasks"]),
         (["slurm.extra=[--speed=9]"], ["--speed=9", "slurm.extra"]),
     ]
     for sets, parts in cases:
         said = desk.refused(5, *(word for one in sets for word in ("--set", one)))
         assert all(part in said for part in parts), said
-    said = desk.refused(2, "--shards", 20000)
-    assert "--shards 10001 or fewer" in said
 
 
 def test_a_second_sbatch_that_fails_takes_the_first_job_with_it(desk: Desk, tmp_path: Path) -> None:

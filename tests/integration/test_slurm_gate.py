@@ -182,7 +182,7 @@ def test_a_chain_is_undone_when_slurm_refuses_its_second_job(login: Login) -> No
             slurm,
             [Step("planning", JOB, ("600",)),
              Step("shard", Path("b.sh"), array="0-1", after_ok=("planning",))],
-            lambda kind, job: (
+            lambda step, job: (
                 Path("recorded").write_text(str(job)), Path("b.sh").write_text({too_long!r})
             ),
         )"""
@@ -201,7 +201,7 @@ def test_a_whole_chain_runs_in_order(login: Login) -> None:
             slurm,
             [Step("planning", JOB), Step("shard", JOB, array="0-1", after_ok=("planning",)),
              Step("collect", JOB, after_any=("shard",))],
-            lambda kind, job: Path(kind).write_text(str(job)),
+            lambda step, job: Path(step.kind).write_text(str(job)),
         )"""
     )
     login.until(collect, "COMPLETED")

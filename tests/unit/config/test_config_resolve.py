@@ -163,7 +163,12 @@ def test_pass_through_copies_values_by_name() -> None:
             "site 'here' needs slurm.account",
         ),
         ({"slurm": {"required": ["qos"], "qos": ""}}, UsageError, "needs slurm.qos"),
-        ({"slurm": {"max_array_size": 3}}, UsageError, "4 shards are more than the 3 tasks"),
+        (
+            {"resources": {"shard": {"walltime": "1:00:00", "time_min": "1:00:01"}}},
+            ConfigError,
+            r"resources\.shard\.time_min: 1:00:01 is longer than the walltime",
+        ),
+        ({"resources": {"collect": {"time_min": "2:00"}}}, ConfigError, "no longer than slurm.sig"),
         ({"slurm": {"comment": "a\n#SBATCH --x"}}, ConfigError, "slurm.comment: "),
         ({"container": {"runtime": "pyxis"}}, ConfigError, "no image for 'lm-eval'"),
         ({"environment": {"pass_through": ["ABSENT"]}}, ConfigError, "not set in this shell: AB"),

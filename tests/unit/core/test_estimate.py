@@ -16,8 +16,8 @@ from evalhpc.core.estimate import (
     refuse_above,
     total,
     unbounded,
-    walltime_seconds,
 )
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import BudgetError
 from evalhpc.models.site import JobSize
 from tests.factories import make_spec

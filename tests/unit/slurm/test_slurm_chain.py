@@ -26,8 +26,8 @@ class Book:
         self.entries: list[tuple[str, int]] = []
         self._error, self._at = error, at
 
-    def __call__(self, kind: str, job_id: int) -> None:
-        self.entries.append((kind, job_id))
+    def __call__(self, step: Step, job_id: int) -> None:
+        self.entries.append((step.kind, job_id))
         if self._error is not None and len(self.entries) == self._at:
             raise self._error
 

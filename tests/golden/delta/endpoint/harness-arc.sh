@@ -6,6 +6,7 @@
 # It runs in an image, which sees of the host only the run directory and what else is mounted below.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
@@ -67,7 +68,8 @@ export PYTHONHASHSEED=1234 # set and dictionary order decide some prompts
 export PYTHONSAFEPATH=1                       # a file here must not shadow one of the harness
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 TOKENIZERS_PARALLELISM=false
-unset LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER HF_TOKEN # both would change what it writes or sends
+unset LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER # it would change what it writes, as would the next
+[ -n "${EVALHPC_STAGING:-}" ] || unset HF_TOKEN
 scratch="$(mktemp -d)"
 if [ -e "$tasks/data.jsonl" ]; then
     # The run brings the data along, so no shared (and lockable) data set cache is needed.

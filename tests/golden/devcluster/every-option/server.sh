@@ -4,6 +4,7 @@
 # With EVALHPC_SERVER_TOKEN set, requests must carry it as a bearer token.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
@@ -22,6 +23,7 @@ set +u
 module load cuda/12
 set -u
 fi
+{ set +x; } 2>/dev/null # a trace would show keys
 export EVALHPC_ENVIRONMENT=demo-0000000000
 export EVALHPC_PYTHON=/opt/evalhpc/bin/python
 export PYTHONUNBUFFERED=1

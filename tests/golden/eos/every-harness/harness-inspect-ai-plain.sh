@@ -6,6 +6,7 @@
 # It runs in an image, which sees of the host only the run directory and what else is mounted below.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any

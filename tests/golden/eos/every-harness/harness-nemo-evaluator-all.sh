@@ -6,6 +6,7 @@
 # It runs in an image, which sees of the host only the run directory and what else is mounted below.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
@@ -61,7 +62,7 @@ export NEMO_EVALUATOR_TELEMETRY_LEVEL=0 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=
 export PYTHONHASHSEED=7 # set and dictionary order decide some prompts
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export TOKENIZERS_PARALLELISM=false
-unset HF_TOKEN # it would change what the harness sends
+[ -n "${EVALHPC_STAGING:-}" ] || unset HF_TOKEN # it would change what the harness sends
 # The run brings its data along, so no shared (and lockable) data set cache is needed.
 export HF_DATASETS_CACHE="$scratch/datasets"
 # By itself, its adapter takes the first free port from 3825 on, and of two that look at the same

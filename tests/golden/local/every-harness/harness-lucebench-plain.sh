@@ -5,6 +5,7 @@
 # EVALHPC_API_KEY is sent as bearer token, where the server wants one.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # Where Slurm could not load the user's login environment, the little that programs rely on.

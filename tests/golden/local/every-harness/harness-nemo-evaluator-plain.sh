@@ -5,6 +5,7 @@
 # EVALHPC_API_KEY is sent as bearer token, where the server wants one.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # Where Slurm could not load the user's login environment, the little that programs rely on.
@@ -39,7 +40,7 @@ export NEMO_EVALUATOR_TELEMETRY_LEVEL=0 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=
 export PYTHONHASHSEED=1234 # set and dictionary order decide some prompts
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export TOKENIZERS_PARALLELISM=false
-unset HF_TOKEN # it would change what the harness sends
+[ -n "${EVALHPC_STAGING:-}" ] || unset HF_TOKEN # it would change what the harness sends
 # By itself, its adapter takes the first free port from 3825 on, and of two that look at the same
 # time one would send its requests through the other's, to another run's model.
 for _ in {1..50}; do

@@ -1,0 +1,104 @@
+"""How long an array will need, by what this run's shards, or earlier runs like it, took."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from evalhpc.core.estimate import counted, duration, unbounded
+from evalhpc.core.expectation import TAKEN, median_of, profile
+from evalhpc.core.rendering import job_size
+from evalhpc.core.walltime import Pace, fitted, walltime_seconds
+from evalhpc.storage.round_view import worker_stats
+from evalhpc.workflow.history import read_history
+from evalhpc.workflow.jobs import recorded_jobs
+from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
+from evalhpc.workflow.rounds import load_plan, planned_rounds
+from evalhpc.workflow.run import Run
+from evalhpc.workflow.warm import another_pass_expected
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A walltime for the tasks of an array, and where it comes from."""
+
+    walltime: str  # as sbatch --time takes it
+    why: str
+
+
+def predict(run: Run, round_: int, tasks: int) -> Prediction | None:
+    """The walltime for an array of `tasks`; None where the site's is to be used.
+
+    That is where nothing was measured, where the shards stay for rounds that nobody can foresee,
+    and where a fitted walltime was too short before.
+    """
+    size = job_size(run.spec, "shard")
+    limit = walltime_seconds(size.walltime)
+    if not run.spec.run.fit_walltime or limit is None or unbounded(run.spec):
+        return None
+    measured = _of_this_run(run, round_) if planned_rounds(run) else _of_earlier_runs(run)
+    if measured is None:
+        return None
+    pace, why = measured
+    at_once = min(tasks, run.spec.site.slurm.array_throttle or tasks)
+    walltime = fitted(
+        pace,
+        at_once,
+        request=run.spec.run.request_timeout,
+        signal=run.spec.site.slurm.signal_seconds,
+        limit=limit,
+        least=(walltime_seconds(size.time_min) or 0) if size.time_min else 0,
+    )
+    return None if walltime is None else Prediction(walltime, why)
+
+
+def _of_this_run(run: Run, round_: int) -> tuple[Pace, str] | None:
+    if another_pass_expected(run, round_) or _was_too_short(run, round_):
+        return None
+    for earlier in reversed([r for r in planned_rounds(run) if r < round_]):
+        measured = _measured(run, earlier)
+        if measured is not None:
+            load, each = measured
+            requests = load_plan(run, round_).requests
+            why = (
+                f"{counted(requests, 'request')} left, {duration(each)} of a shard each in round "
+                f"{earlier}, load {duration(load)}"
+            )
+            return Pace(load, each * requests), why
+    return None
+
+
+def _measured(run: Run, round_: int) -> tuple[float, float] | None:
+    """(seconds to load a model, seconds of a shard for one request) of the round's shards."""
+    said = list(worker_stats(run.paths.round_leases(round_)).values())
+    seconds = [dict(worker.get("seconds", {})) for worker in said]
+    asked = sum(int(w.get("answered", 0)) + int(w.get("failed", 0)) for w in said)
+    working = sum(float(spent.get("working", 0.0)) for spent in seconds)
+    if not asked or not working:
+        return None
+    return max(float(spent.get("starting", 0.0)) for spent in seconds), working / asked
+
+
+def _was_too_short(run: Run, round_: int) -> bool:
+    """Whether the round before had a fitted walltime and left requests unanswered."""
+    before = round_ - 1
+    asked_again = not any(
+        run.paths.outcome(before, benchmark.name).is_file() for benchmark in run.spec.benchmarks
+    )
+    arrays = [job for job in recorded_jobs(run.paths) if job.kind == "shard"]
+    return asked_again and any(job.round == before and job.walltime for job in arrays)
+
+
+def _of_earlier_runs(run: Run) -> tuple[Pace, str] | None:
+    """What runs of the same suite and model took, all their rounds together."""
+    here = str(run.paths.root)
+    root = expanded(os.environ.get(ROOT_VARIABLE) or run.spec.site.run_root)
+    roots = (run.paths.root.parent, root)
+    history = read_history(profile(run.spec, here), run.spec.site.name, roots)
+    runs = history.same[:TAKEN]
+    if not runs or recorded_jobs(run.paths):
+        return None  # a first attempt that left no plan may have been too short itself
+    past = median_of(runs)
+    load = past.inside + past.load
+    why = f"from {counted(len(runs), 'earlier run')} of this suite with this model"
+    return Pace(load, past.work + past.idle), why
