@@ -11,10 +11,11 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from evalhpc.errors import EvalhpcError
 
@@ -31,6 +32,19 @@ SCHEDULER_PREFIXES = (
     "_SLURM_SPANK_OPTION_",
 )
 SCHEDULER_KEEP = frozenset({"SLURM_CONF"})
+#: Seconds that the last output of a command which has ended may take to reach its log.
+_LAST_OUTPUT = 2.0
+
+#: Becomes a command that ends with whoever holds the other end of a pipe: the guard, a member of
+#: the command's group but no child of it, reads the pipe until that closes. Nothing is written.
+_GUARD = """\
+fd=$1; shift
+( (trap '' TERM; read -r <&"$fd"; kill -TERM 0; sleep 5; kill -KILL 0) >/dev/null 2>&1 & )
+exec {fd}<&-
+exec "$@"
+"""
+#: Leader of a tied group → our end of its pipe, open as long as we live.
+_ties: dict[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -103,19 +117,74 @@ def start(
     log: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    tied: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own, its output appended to `log`."""
+    """Start a command in a process group of its own, its output appended to `log`.
+
+    `tied`: the group ends with this process, also where that is killed without a chance to say so.
+    """
     words = tuple(map(str, argv))
+    ours, its = os.pipe() if tied else (-1, -1)
     with log.open("ab") as sink:
         try:
-            return subprocess.Popen(
-                words, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=sink,
-                stderr=subprocess.STDOUT, start_new_session=True,
+            child = subprocess.Popen(
+                _with_guard(words, ours) if tied else words, env=env, cwd=cwd,
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                start_new_session=True, pass_fds=(ours,) if tied else (),
             )  # fmt: skip
         except OSError as error:
+            _close(its)
             raise ProcessFailed(
                 Finished(words, 127, "", ""), f"cannot start: {error.strerror or error}"
             ) from error
+        finally:
+            _close(ours)
+    if tied:
+        _ties[child.pid] = its
+    return child
+
+
+class _Filtered(subprocess.Popen[bytes]):
+    """A command whose output goes through a filter, in a thread of ours."""
+
+    def __init__(self, words: Sequence[str], through: Filter, log: Path, **how: Any) -> None:
+        self._pump: threading.Thread | None = None
+        super().__init__(words, stdout=subprocess.PIPE, **how)
+        self._pump = threading.Thread(target=self._pass_on, args=(through, log), daemon=True)
+        self._pump.start()
+
+    def poll(self) -> int | None:
+        """As Popen's; an exit code only when the log is complete."""
+        code = super().poll()
+        return code if code is None else self._complete(code)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As Popen's, and until the log is complete."""
+        return self._complete(super().wait(timeout))
+
+    def _complete(self, code: int) -> int:
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            # Not for long: a grandchild that left the group may hold the other end open.
+            pump.join(_LAST_OUTPUT)
+        return code
+
+    def _pass_on(self, through: Filter, log: Path) -> None:
+        source = self.stdout
+        assert source is not None
+        with source, log.open("ab", buffering=0) as sink:
+            while piece := os.read(source.fileno(), 1 << 16):
+                _append(sink, through.feed(piece))
+            _append(sink, through.end())
+
+
+def _append(sink: Any, data: bytes) -> None:
+    """Write all of it, unless the disk is full: the command must not stand still for its log."""
+    try:
+        while data:
+            data = data[sink.write(data) :]
+    except OSError:
+        return
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
@@ -138,7 +207,18 @@ def stop(process: subprocess.Popen[bytes], grace: float = 10.0) -> int:
         pass
     # Whatever is left of the group (a grandchild that ignores SIGTERM) goes now.
     _signal_group(process.pid, signal.SIGKILL)
+    _close(_ties.pop(process.pid, -1))
     return process.wait()
+
+
+def _with_guard(words: Sequence[str], pipe: int) -> list[str]:
+    """`words` beside a guard in its group, which reads a pipe whose other end is ours alone."""
+    return ["bash", "-c", _GUARD, "guard", str(pipe), *words]
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _signal_group(leader: int, number: int) -> None:

@@ -123,6 +123,7 @@ async def _harness(
         log=place.log,
         env={**env, **place.env, "EVALHPC_OUTPUT_DIR": str(place.output)},
         cwd=place.output,
+        tied=True,
     )
     deadline = time.monotonic() + run.spec.run.harness_timeout
     waiting = asyncio.create_task(asyncio.to_thread(_wait, child))

@@ -53,7 +53,8 @@ class ScriptCall:
 def call_script(call: ScriptCall) -> int:
     """Run one script to its end (inside a submitit task); SIGTERM is passed on to it."""
     env = {**process.scrubbed(os.environ), "EVALHPC_SHARD": str(call.shard)}
-    child = process.start(["bash", call.script, str(call.round)], log=Path(call.log), env=env)
+    words = ["bash", call.script, str(call.round)]
+    child = process.start(words, log=Path(call.log), env=env, tied=True)
 
     def forward(_number: int, _frame: FrameType | None) -> None:
         child.send_signal(signal.SIGTERM)
@@ -217,6 +218,7 @@ class LocalDeployments:
             ["bash", str(paths.script("deploy"))],
             log=paths.log(f"deploy-{job}.log"),
             env={**process.scrubbed(os.environ), "EVALHPC_JOB": str(job)},
+            tied=True,
         )
         self._children[job] = child
         record_job(paths, "deploy", child.pid, round_, "local", started=process_start(child.pid))

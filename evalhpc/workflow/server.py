@@ -49,7 +49,8 @@ class Server:
         }
         log.info("starting %s, its log is %s", self._script.name, self._log)
         words = ["bash", str(self._script)]
-        self._child = process.start(words, log=self._log, env={**os.environ, **mine, **env})
+        env = {**os.environ, **mine, **env}
+        self._child = process.start(words, log=self._log, env=env, tied=True)
 
     def stop(self) -> None:
         """End it, if it was started."""

@@ -20,8 +20,8 @@ DEADLINE = 900.0
 #: How often the user says `evalhpc resume` before they give up.
 RESUMES = 6
 LOOK = 0.25
-#: Seconds without job and process after which nothing goes on any more.
-STILL = 3.0
+#: Seconds without a job after which nothing goes on any more; a process that is left is an orphan.
+STILL, ORPHANED = 3.0, 20.0
 
 
 @dataclass
@@ -81,11 +81,11 @@ def _due(
             if _is_due(event, phase, now - seen[phase], share):
                 waiting.remove(event)
                 yield event, f"{phase}, {share:.0%}"
-        if processes or rig.jobs(run):
+        if (processes and quiet_since is None) or rig.jobs(run):
             quiet_since = None
         elif quiet_since is None:
             quiet_since = now
-        elif now - quiet_since > STILL:
+        elif now - quiet_since > (ORPHANED if processes else STILL):
             if (run / "certificate.json").exists():
                 report.deeds += [f"{event.kind}: never came" for event in waiting]
                 return
