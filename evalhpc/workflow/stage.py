@@ -117,7 +117,7 @@ class _Staging:
         grown = _total(self.folder) - before
         if first is not None:
             self.said(f"{benchmark.name}: {grown / 1e6:.1f} MB fetched in {first.seconds:.0f} s")
-        proof = self._pass(benchmark, _PROOF)
+        proof = self._pass(benchmark, _PROOF, fetched=fetch)
         record = self._record(benchmark, first or proof, proof, max(0, grown), begun)
         self.folder.write(benchmark, record)
         self.folder.log(benchmark).unlink(missing_ok=True)
@@ -154,7 +154,7 @@ class _Staging:
             seconds=round(time.monotonic() - begun, 1),
         )
 
-    def _pass(self, benchmark: Benchmark, number: int) -> StagePass:
+    def _pass(self, benchmark: Benchmark, number: int, *, fetched: bool = False) -> StagePass:
         """Run the harness once in a process of its own, without a network if it is the proof."""
         isolated = number == _PROOF and self.isolates
         words = [
@@ -170,9 +170,9 @@ class _Staging:
                 time.sleep(0.05)
         finally:
             process.stop(child)
-        return self._checked(benchmark, number, log)
+        return self._checked(benchmark, number, log, fetched=fetched)
 
-    def _checked(self, benchmark: Benchmark, number: int, own: Path) -> StagePass:
+    def _checked(self, benchmark: Benchmark, number: int, own: Path, *, fetched: bool) -> StagePass:
         outcome = self.run.paths.outcome(number, benchmark.name)
         told = read_record(outcome, StagePass) if outcome.is_file() else None
         if told is not None and told.exit_code == 0 and told.asked:
@@ -181,7 +181,7 @@ class _Staging:
         kept = self.folder.log(benchmark)
         with storage_errors(kept):
             kept.write_bytes(b"".join(path.read_bytes() for path in logs if path.is_file()))
-        raise pass_failed(benchmark, told, kept, fetching=number == _FETCH)
+        raise pass_failed(benchmark, told, kept, fetching=number == _FETCH, fetched=fetched)
 
     def _variables(self, number: int) -> dict[str, str]:
         variables = dict(self.environ)

@@ -27,9 +27,12 @@ _UNREACHED = frozenset({"hub-offline", "hub-unreachable"})
 
 
 def pass_failed(
-    benchmark: Benchmark, told: StagePass | None, log: Path, *, fetching: bool
+    benchmark: Benchmark, told: StagePass | None, log: Path, *, fetching: bool, fetched: bool
 ) -> HarnessError:
-    """The error for a pass that ended badly; `log` has what it and the harness said."""
+    """The error for a pass that ended badly; `log` has what it and the harness said.
+
+    `fetching`: it had internet. `fetched`: one that had internet went well before.
+    """
     match = next(iter(sorted(_found(log), key=_rank)), None)
     tail = log_tail(log)
     what = f"{benchmark.name} cannot be staged" if fetching else f"{benchmark.name} is not staged"
@@ -39,31 +42,47 @@ def pass_failed(
             cause="an empty task, or a limit that leaves nothing",
             hint=f"less {log}",
         )
-    why = match.text if match else told.error if told and told.error else (tail or ("",))[-1]
+    why = _last(match, log) if match else told.error if told and told.error else (tail or ("",))[-1]
     code = "" if told is None else f" (exit code {told.exit_code})"
     cause = match.entry.cause if match else "the harness ended early; its log says why"
     if match and match.entry.id in _UNREACHED:
         cause = (
             "the hub cannot be reached from here"
             if fetching
+            else "the harness asks the hub each time, whatever its caches hold"
+            if fetched
             else "the stage folder lacks what the harness loads"
         )
-    return HarnessError(
-        f"{what}{code}: {why}", cause=cause, hint=f"{_hint(match, fetching)}; log: {log}"
+    hint = _hint(match, fetching, fetched)
+    return HarnessError(f"{what}{code}: {why}", cause=cause, hint=f"{hint}; log: {log}")
+
+
+def _hint(match: Match | None, fetching: bool, fetched: bool) -> str:
+    if match is None:
+        return _AGAIN.removeprefix("then ")
+    if match.entry.id in _UNREACHED and not fetching:
+        return (
+            "give it its data by a path (params.include_path, params.tokenizer)"
+            if fetched
+            else "evalhpc stage without --offline"
+        )
+    return _HINTS.get("network" if match.entry.id in _UNREACHED else match.entry.about, "") or (
+        match.entry.remedy
     )
 
 
-def _hint(match: Match | None, fetching: bool) -> str:
-    if match is None:
-        return _AGAIN.removeprefix("then ")
-    if match.entry.id in _UNREACHED:
-        return _HINTS["network"] if fetching else "evalhpc stage without --offline"
-    return _HINTS.get(match.entry.about) or match.entry.remedy
+def _last(match: Match, log: Path) -> str:
+    """The last time that it was said: before that a traceback may show the line that says it."""
+    found = [match.text, *(m.group() for m in match.entry.regex.finditer(_text(log)))]
+    return found[-1].strip()
 
 
 def _found(log: Path) -> list[Match]:
-    text = log.read_bytes()[-(1 << 20) :].decode("utf-8", "replace")
-    return list(matches(text, ("gated data", "data", "network", "quota", "disk")))
+    return list(matches(_text(log), ("gated data", "data", "network", "quota", "disk")))
+
+
+def _text(log: Path) -> str:
+    return log.read_bytes()[-(1 << 20) :].decode("utf-8", "replace")
 
 
 def _rank(match: Match) -> tuple[int, int]:
