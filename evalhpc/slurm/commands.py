@@ -79,10 +79,10 @@ def squeue_own() -> Argv:
 
 
 def squeue_named(names: Iterable[str]) -> Argv:
-    """The user's own jobs of these names that have not ended, with the folder of each."""
+    """The user's own jobs of these names, which hold no `|`, that have not ended; the folders."""
     return [
         "squeue", "--noheader", "--all", "--me",
-        f"--name={','.join(names)}", f"--Format={_suffixed(('JobArrayID', 'WorkDir'))}",
+        f"--name={','.join(names)}", f"--Format={_suffixed(('JobArrayID', 'Name', 'WorkDir'))}",
     ]  # fmt: skip
 
 

@@ -135,15 +135,15 @@ class Slurm:
         found = by_submission(records.values())
         return {job_id: found.get(job_id, [JobRecord(job_id)]) for job_id in ids}
 
-    def jobs_in(self, folder: Path, names: Iterable[str]) -> list[int]:
-        """Submitted ids of the user's jobs of these names that start in `folder` and go on.
+    def jobs_in(self, folder: Path, names: Iterable[str]) -> dict[int, str]:
+        """The user's jobs of these names that start in `folder` and go on: submitted id → name.
 
         It finds those, too, whose sbatch was answered by nobody, and those submitted by hand.
         """
         output = self._runner.query(commands.squeue_named(names), "cannot look for the run's jobs")
         jobs = parsers.parse_squeue_folders(output)
         wanted = folder.resolve()
-        return sorted({job for job, where in jobs if Path(where).resolve() == wanted})
+        return {job: name for job, name, where in jobs if Path(where).resolve() == wanted}
 
     def folder(self, job_id: int) -> Path | None:
         """Where a job starts; None of one that Slurm does not know (any more)."""

@@ -61,10 +61,10 @@ def parse_squeue_comments(stdout: str) -> list[tuple[int, str]]:
     return [(parse_reference(job).job_id, comment) for job, comment in rows]
 
 
-def parse_squeue_folders(stdout: str) -> list[tuple[int, str]]:
-    """(submitted job id, folder) of `commands.squeue_named`."""
-    rows = (_fields(line.removesuffix("|"), 2) for line in _lines(stdout))
-    return [(parse_reference(job).job_id, folder) for job, folder in rows]
+def parse_squeue_folders(stdout: str) -> list[tuple[int, str, str]]:
+    """(submitted job id, name, folder) of `commands.squeue_named`."""
+    rows = (_fields(line.removesuffix("|"), 3) for line in _lines(stdout))
+    return [(parse_reference(job).job_id, name, folder) for job, name, folder in rows]
 
 
 def parse_sacct(stdout: str) -> list[JobRecord]:

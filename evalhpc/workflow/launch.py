@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from evalhpc.containers import preflight
 from evalhpc.core.estimate import Ask, ask
+from evalhpc.core.rendering import batch_job, batch_kinds
 from evalhpc.errors import UsageError
 from evalhpc.slurm.arrays import format_tasks
 from evalhpc.slurm.chain import Step, submit_chain
@@ -36,6 +37,18 @@ def slurm_here() -> Slurm:
     slurm = Slurm(env=os.environ)
     slurm.available()
     return slurm
+
+
+def unrecorded(run: Run, slurm: Slurm) -> dict[int, str]:
+    """Jobs of the run in the queue that its own record lacks: submitted id → kind.
+
+    They were submitted by hand, or nobody got to know that Slurm had taken them.
+    """
+    known = {job.id for job in recorded_jobs(run.paths) if job.scheduler == "slurm"}
+    root = run.paths.root
+    kinds = {batch_job(run.spec, str(root), kind).name: kind for kind in batch_kinds(run.spec)}
+    found = slurm.jobs_in(root, kinds)
+    return {job_id: kinds[name] for job_id, name in found.items() if job_id not in known}
 
 
 def launch(run: Run, tested: Tested = lambda _kind, _answer: None) -> list[Job]:
@@ -160,11 +173,10 @@ def _submit(
             run.paths, step.kind, job_id, round_of, "slurm",
             tasks=tasks_of(run, step), walltime=step.walltime, why=step.why,
         )  # fmt: skip
+        # `cancel` marks the run, then ends what is in the queue: this job may have come after.
+        _refuse_cancelled(run)
 
-    if run.paths.cancelled.exists():
-        raise UsageError(
-            "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
-        )
+    _refuse_cancelled(run)
     slurm = slurm_here()
     steps = fitted(run, round_, wished, slurm)
     refuse_above_budget(run, asked(run, steps))
@@ -179,6 +191,13 @@ def _submit(
             drop_token(run)
         raise
     return recorded_jobs(run.paths)[-len(steps) :]
+
+
+def _refuse_cancelled(run: Run) -> None:
+    if run.paths.cancelled.exists():
+        raise UsageError(
+            "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
+        )
 
 
 def fitted(run: Run, round_: int, wished: Sequence[Step], slurm: Slurm) -> list[Step]:

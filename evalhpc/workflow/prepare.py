@@ -27,6 +27,7 @@ from evalhpc.models.checkpoint import Model
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import MODEL_ENDPOINT, Suite
 from evalhpc.paths import RunPaths
+from evalhpc.slurm.chain import LeftBehind
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.workflow.choice import choose_deployment, refuse_idle_nodes
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
@@ -53,9 +54,19 @@ class Prepared:
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[None]:
-        """Removes what this call made of the directory if the block fails."""
+        """Removes what this call made of the directory if the block fails.
+
+        Not where jobs may have been left in the queue: the directory is how they are found.
+        """
         try:
             yield
+        except LeftBehind as error:
+            root = self.run.paths.root
+            error.hint = (
+                f"once Slurm answers (scontrol ping): evalhpc cancel {root}, which finds them, "
+                f"then evalhpc resume {root}"
+            )
+            raise
         except BaseException as error:
             self._undo()
             if isinstance(error, StorageError):

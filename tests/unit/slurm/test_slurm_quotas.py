@@ -107,7 +107,7 @@ def test_a_runs_jobs_are_found_by_name_and_folder(tmp_path: Path) -> None:
     run, link = tmp_path / "a|b", tmp_path / "link"
     run.mkdir()
     link.symlink_to(run)
-    fake = FakeSlurm(squeue_me=f"11|{run}|\n12_[0-3]|{link}|\n13|{tmp_path}|\n")
-    assert fake.gate().jobs_in(run, ["r.shard", "r.collect"]) == [11, 12]
+    fake = FakeSlurm(squeue_me=f"11|r.x|{run}|\n12_[0-3]|r.y|{link}|\n13|r.x|{tmp_path}|\n")
+    assert fake.gate().jobs_in(run, ["r.x", "r.y"]) == {11: "r.x", 12: "r.y"}
     [argv] = fake.calls
-    assert "--name=r.shard,r.collect" in argv
+    assert "--name=r.x,r.y" in argv
