@@ -14,7 +14,7 @@ from evalhpc.storage.atomic import write_text
 from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs, resumes
-from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here
+from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here, unrecorded
 from evalhpc.workflow.local import GRACE, start_driver
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.provenance import refuse_copied, refuse_moved
@@ -69,20 +69,21 @@ def cancel(run: Run) -> int:
     drop_token(run)
     active = {view.id for view in run_status(run, scheduler_of(run)).jobs if view.active}
     jobs = [job for job in recorded_jobs(run.paths) if job.id in active and job.kind != "resume"]
-    slurm_ids = [job.id for job in jobs if job.scheduler == "slurm"]
-    if slurm_ids:
-        slurm_here().cancel(slurm_ids)
+    slurm = scheduler_of(run)
+    hidden = {} if slurm is None else unrecorded(run, slurm)
+    if slurm is not None:
+        slurm.cancel([*(job.id for job in jobs if job.scheduler == "slurm"), *hidden])
     for job in jobs:
         if job.scheduler == "local":
             _end_driver(job)
     if unwritten is not None:
         raise StorageError(
-            f"{len(jobs)} jobs were ended, but the run could not be marked as cancelled: "
-            f"{unwritten.what}",
+            f"{len(jobs) + len(hidden)} jobs were ended, but the run could not be marked as "
+            f"cancelled: {unwritten.what}",
             cause=unwritten.cause,
             hint=f"evalhpc status {run.paths.root}, and cancel again if a job is there",
         )
-    return len(jobs)
+    return len(jobs) + len(hidden)
 
 
 def _mark_cancelled(run: Run) -> StorageError | None:
@@ -117,12 +118,16 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
 
 
 def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
-    active = [view for view in run_status(run, scheduler_of(run)).jobs if view.active]
+    slurm = scheduler_of(run)
+    active = [view for view in run_status(run, slurm).jobs if view.active]
     # A deployment job that lingers serves the resumed run, or ends by itself.
-    active = [view for view in active if view.kind != "deploy"]
-    if active:
+    queued = {view.id: view.kind for view in active if view.kind != "deploy"}
+    if slurm is not None:
+        hidden = unrecorded(run, slurm)
+        queued |= {job_id: kind for job_id, kind in hidden.items() if kind != "deploy"}
+    if queued:
         raise UsageError(
-            f"the run is still active ({', '.join(f'{v.kind} {v.id}' for v in active)})",
+            f"the run is still active ({', '.join(f'{k} {n}' for n, k in queued.items())})",
             hint=f"evalhpc status {run.paths.root}, or evalhpc cancel {run.paths.root} first",
         )
     run.paths.cancelled.unlink(missing_ok=True)
@@ -136,7 +141,7 @@ def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
             return launch(run)
         merge(run)
         return _resume_round(run, last)
-    except BudgetError as error:
+    except (BudgetError, ClusterError) as error:
         note_failure(run, error)  # the run stands still as before, and should say why
         raise
 
