@@ -111,6 +111,16 @@ def run(
     return result
 
 
+class Filter(Protocol):
+    """What output passes on its way to a log: it gives back what may be written by now."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """The next piece."""
+
+    def end(self) -> bytes:
+        """What is left when no further piece comes."""
+
+
 def start(
     argv: Sequence[str],
     *,
@@ -118,20 +128,28 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     tied: bool = False,
+    through: Filter | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own, its output appended to `log`.
 
     `tied`: the group ends with this process, also where that is killed without a chance to say so.
+    With `through`, this process passes the output on; once the command is seen to have ended, its
+    log is complete.
     """
     words = tuple(map(str, argv))
     ours, its = os.pipe() if tied else (-1, -1)
+    how: dict[str, Any] = {
+        "env": env, "cwd": cwd, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT,
+        "start_new_session": True, "pass_fds": (ours,) if tied else (),
+    }  # fmt: skip
     with log.open("ab") as sink:
         try:
-            child = subprocess.Popen(
-                _with_guard(words, ours) if tied else words, env=env, cwd=cwd,
-                stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-                start_new_session=True, pass_fds=(ours,) if tied else (),
-            )  # fmt: skip
+            command = _with_guard(words, ours) if tied else words
+            child = (
+                subprocess.Popen(command, stdout=sink, **how)
+                if through is None
+                else _Filtered(command, through, log, **how)
+            )
         except OSError as error:
             _close(its)
             raise ProcessFailed(

@@ -16,6 +16,7 @@ import httpx
 import tenacity
 
 from evalhpc.containers.explain import explain
+from evalhpc.core.masking import Mask
 from evalhpc.deploy.access import TOKEN_VARIABLE, is_loopback
 from evalhpc.errors import EndpointError
 
@@ -242,7 +243,10 @@ def server_ended(
 
 
 def _shown(reply: httpx.Response) -> str:
-    return f"HTTP {reply.status_code} {reply.text.strip()[:_SHOWN]}"
+    """Status and the beginning of the text, without the key, which some servers send back."""
+    sent = reply.request.headers.get("authorization", "").removeprefix("Bearer ")
+    text = Mask([sent]).text(reply.text.strip())
+    return f"HTTP {reply.status_code} {text[:_SHOWN]}"
 
 
 def _tail(log: Path | None, token: str | None) -> str:
@@ -252,7 +256,6 @@ def _tail(log: Path | None, token: str | None) -> str:
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
         text = stream.read().decode(errors="replace")
-    if token:
-        text = text.replace(token, "***")
+    text = Mask([token or ""]).text(text)
     lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
     return "".join(f"\n  | {line}" for line in lines)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TypeAlias
 
+from evalhpc.core.masking import Mask
 from evalhpc.http.client_connection import ClientConnection
 from evalhpc.http.descriptors import raise_descriptor_limit
 from evalhpc.http.errors import TransportError
@@ -48,6 +49,7 @@ class HttpClient:
         fields = [("host", self._origin.authority), ("accept-encoding", "identity"), *headers]
         if token is not None:
             fields.append(("authorization", f"Bearer {token}"))
+        self._mask = Mask([] if token is None else [token])
         self._fields = b"".join(field_line(name, value) for name, value in fields)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -75,7 +77,18 @@ class HttpClient:
         """One exchange; `target` is path and query below the base URL. Raises TransportError.
 
         A 307 or 308 to the same origin is followed once, and its new path used from then on.
+        Our token, where the server sends it back, is masked: replies are kept and shown.
         """
+        response = await self._followed(method, target, body, content_type)
+        if self._mask and self._mask.found_in(response.body):
+            response.body = self._mask.bytes(response.body)
+        if self._mask and self._mask.found_in(response.content_type.encode("latin-1")):
+            response.headers = [(n, self._mask.bytes(v)) for n, v in response.headers]
+        return response
+
+    async def _followed(
+        self, method: str, target: str, body: bytes, content_type: str
+    ) -> HttpResponse:
         target = self._redirects.apply(self._origin.prefix + target)
         response = await self._exchange(method, target, body, content_type)
         if response.status not in _REDIRECTS:
