@@ -1,12 +1,10 @@
-"""The batch script of an image import, as text: the same header and environment as a run's jobs."""
+"""The batch script of an image import, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evalhpc.core.quoting import SbatchOption, Verbatim, sbatch_path
-from evalhpc.core.rendering import Batch
-from evalhpc.core.template_environment import Templates
+from evalhpc.core.site_script import SiteJob, render_site_job
 from evalhpc.models.site import Site
 
 
@@ -25,30 +23,13 @@ def render_import(
     `environment`: the site's pass_through variables. `site` has its paths expanded. Raises
     ConfigError for values that no script can carry.
     """
-    size = site.resources.planning.model_copy(update={"nodes": 1, "gpus_per_node": 0})
-    title = f"import-{name}"
-    job = Batch(
+    job = SiteJob(
         kind="import",
-        name=title,
-        comment=title if site.slurm.comment is None else site.slurm.comment,
+        title=f"import-{name}",
+        folder=folder,
         partition=site.slurm.cpu_partition or site.slurm.partition,
-        size=size,
-        gpus=None,
-        array=None,
-        log=f"{sbatch_path(folder)}/import-%j.log",
-        extra=tuple(map(SbatchOption, site.slurm.extra)),
+        size=site.resources.planning.model_copy(update={"nodes": 1, "gpus_per_node": 0}),
     )
-    variables = {
-        "site": site,
-        "slurm": site.slurm,
-        "job": job,
-        "run_id": title,
-        "run_dir": folder,
-        "wish": wish,
-        "python": site.python or python,
-        "threads": size.cpus,
-        "setup": tuple(map(Verbatim, site.environment.setup)),
-        "secret_names": site.environment.secrets.names,
-        "variables": dict(sorted({**site.environment.variables, **environment}.items())),
-    }
-    return Templates(sources, names=tuple(variables)).render("import.sbatch.j2", variables)
+    return render_site_job(
+        site, job, {"wish": wish}, python=python, environment=environment, sources=sources
+    )

@@ -94,7 +94,7 @@ def batch_job(spec: RunSpec, run_dir: str, kind: str) -> Batch:
         comment=spec.run_id if slurm.comment is None else slurm.comment,
         partition=cpu_partition or slurm.partition,
         size=size,
-        gpus=_gpus(slurm, size),
+        gpus=gpus_asked(slurm, size),
         array=arrays.get(kind),
         log=_log_pattern(spec, run_dir, f"{kind}-{'%A_%a' if kind in arrays else '%j'}.log"),
         extra=tuple(map(SbatchOption, slurm.extra)),
@@ -126,7 +126,8 @@ def _log_pattern(spec: RunSpec, run_dir: str, name: str) -> str:
     return f"{literal}/logs/{name}"
 
 
-def _gpus(slurm: Slurm, size: JobSize) -> str | None:
+def gpus_asked(slurm: Slurm, size: JobSize) -> str | None:
+    """`8` or `h100:8`, per node; None where none are asked for."""
     if slurm.gpu_request == "none" or size.gpus_per_node == 0:
         return None
     return ":".join(filter(None, (slurm.gpu_type, str(size.gpus_per_node))))
