@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import evalhpc
 from evalhpc.config.validation import validate
 from evalhpc.config.yaml_files import dump_yaml, load_yaml
 from evalhpc.errors import ConfigError, IntegrityError
@@ -56,7 +57,16 @@ def read_frozen(path: Path) -> tuple[RunSpec, str]:
             cause="it was edited after the run was submitted",
             hint="restore the file, or submit a new run with other settings",
         )
-    return validate(RunSpec, spec, str(path)), data["hash"]
+    try:
+        return validate(RunSpec, spec, str(path)), data["hash"]
+    except ConfigError as error:
+        # The file is as it was written, so whoever wrote it knew what this version does not.
+        raise ConfigError(
+            f"{path}: made by evalhpc {spec.get('evalhpc_version')}, and this is "
+            f"{evalhpc.__version__}: {error.what}",
+            cause="a setting that one of the two does not have",
+            hint="use the version that the run's provenance.json names",
+        ) from error
 
 
 def _digest(spec: dict[str, Any]) -> str:

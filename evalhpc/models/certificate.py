@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from evalhpc.models.base import Frozen
 
 
@@ -22,7 +24,7 @@ class Counts(Frozen):
 class Certificate(Frozen):
     """`certificate.json`; `evalhpc verify` rechecks every field from the run's files."""
 
-    format_version: int = 1
+    format_version: Literal[1] = 1
     run_id: str
     run_hash: str  # of the RunSpec
     evalhpc_version: str

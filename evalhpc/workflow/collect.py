@@ -26,12 +26,13 @@ from evalhpc.workflow.early_stop import fault_of_round
 from evalhpc.workflow.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.finish import publish
-from evalhpc.workflow.jobs import launched
+from evalhpc.workflow.jobs import launched, rounds_since_resume
 from evalhpc.workflow.live import bind, is_live_result, settle_answered
 from evalhpc.workflow.merging import merge
 from evalhpc.workflow.passes import load_outcome, run_pass
 from evalhpc.workflow.replica import Replicas
 from evalhpc.workflow.rounds import (
+    asks_anew,
     load_plan,
     plan_misses,
     plan_round,
@@ -232,10 +233,13 @@ def _hopeless(run: Run, round_: int, planned: int) -> EvalhpcError:
 def _refuse_over_budget(run: Run, missing: int) -> None:
     if within_budget(run):
         return
-    _, cause, _ = _first_failure(run, planned_rounds(run)[-1])
+    rounds = planned_rounds(run)
+    _, cause, _ = _first_failure(run, rounds[-1])
+    used = rounds_since_resume(run.paths, rounds)
+    fresh = sum(1 for round_ in used if asks_anew(run, round_))
+    new = f", {fresh} of them with new questions of the harness" if fresh > 1 else ""
     raise IncompleteError(
-        f"{missing} requests are unanswered after {run.spec.run.max_rounds} rounds: "
-        "there is no score",
+        f"{missing} requests are unanswered after {len(used)} rounds{new}: there is no score",
         cause=cause,
         hint=f"evalhpc resume {run.paths.root} (grants {run.spec.run.max_rounds} rounds more)",
     )

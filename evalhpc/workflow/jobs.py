@@ -69,10 +69,10 @@ def recorded_jobs(paths: RunPaths) -> list[Job]:
         ) from error
 
 
-def rounds_since_resume(paths: RunPaths, planned: Sequence[int]) -> int:
-    """How many of the planned rounds count against the budget: those after the last resume."""
+def rounds_since_resume(paths: RunPaths, planned: Sequence[int]) -> list[int]:
+    """Those of the planned rounds that count against the budget: after the last resume."""
     resumed = [job.round for job in recorded_jobs(paths) if job.kind == "resume"]
-    return sum(1 for round_ in planned if round_ > max(resumed, default=0))
+    return [round_ for round_ in planned if round_ > max(resumed, default=0)]
 
 
 def resumes(paths: RunPaths) -> int:

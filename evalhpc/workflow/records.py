@@ -19,7 +19,10 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     try:
         return kind.model_validate_json(_content(path))
     except ValidationError as error:
-        raise _damaged(path, error.errors(include_url=False)[0]["msg"]) from error
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "extra_forbidden" or first["loc"] == ("format_version",):
+            raise _newer(path, ".".join(map(str, first["loc"]))) from error
+        raise _damaged(path, first["msg"]) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -40,6 +43,14 @@ def _content(path: Path) -> bytes:
         raise
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def _newer(path: Path, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} was written by another version of evalhpc: this one does not know its {what!r}",
+        cause="a newer version went on with the run, or finished it",
+        hint="use that version: certificate.json or provenance.json names it",
+    )
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:

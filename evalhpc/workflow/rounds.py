@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from evalhpc.core.costs import Costs, Kind, estimate
@@ -27,6 +27,10 @@ from evalhpc.workflow.run import Run
 
 #: So many requests of an earlier round say how long each kind takes.
 MEASURED = 10_000
+#: The share of its requests that a round must have answered to have got on.
+PROGRESS = 0.1
+#: So many times `run.max_rounds` is the most that a run gets, however well each gets on.
+CUT_SHORT = 3
 
 
 def plan_misses(
@@ -185,9 +189,27 @@ def begun(run: Run, round_: int) -> bool:
 
 
 def within_budget(run: Run) -> bool:
-    """Whether another round may be planned; a resumed run has its budget anew."""
-    used = rounds_since_resume(run.paths, planned_rounds(run))
-    return used < run.spec.run.max_rounds
+    """Whether another round may be planned; a resumed run has its budget anew.
+
+    A round that was cut short (walltime, preemption) after it got on is not a wasted one; but
+    there are `CUT_SHORT` times as many rounds at most.
+    """
+    since = rounds_since_resume(run.paths, planned_rounds(run))
+    wasted = len(since) - sum(_got_on(run, one, next_) for one, next_ in pairwise(since))
+    limit = run.spec.run.max_rounds
+    return wasted < limit and len(since) < CUT_SHORT * limit
+
+
+def asks_anew(run: Run, round_: int) -> bool:
+    """Whether a round has the new questions of a pass, not what the round before it left."""
+    return any(run.paths.outcome(round_ - 1, b.name).is_file() for b in run.spec.benchmarks)
+
+
+def _got_on(run: Run, round_: int, following: int) -> bool:
+    """Whether the following round only asks again what this one left, and that is clearly less."""
+    if asks_anew(run, following):
+        return False
+    return load_plan(run, following).requests <= (1 - PROGRESS) * load_plan(run, round_).requests
 
 
 def planned_keys(run: Run) -> set[bytes]:

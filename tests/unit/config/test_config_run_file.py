@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalhpc.config.run_file import dump_run, read_run
+from evalhpc.config.yaml_files import dump_yaml
 from evalhpc.errors import ConfigError, IntegrityError
 from evalhpc.models.runspec import FORMAT_VERSION
 from tests.factories import make_spec
@@ -77,4 +80,16 @@ def test_another_file_is_not_taken_for_a_run(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match="`hash` and `spec` are missing"):
+        read_run(path)
+
+
+def test_settings_of_another_version_are_no_damage(tmp_path: Path) -> None:
+    """A file that is as it was written, with a key that this version does not know, says who."""
+    data = make_spec().model_dump(mode="json") | {"evalhpc_version": "9.1", "novelty": 1}
+    digest = hashlib.sha256(
+        json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_yaml({"hash": digest, "spec": data}))
+    with pytest.raises(ConfigError, match=r"made by evalhpc 9\.1, and this is .*novelty"):
         read_run(path)

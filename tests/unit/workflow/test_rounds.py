@@ -11,8 +11,9 @@ from evalhpc.core.identity import Answer, Request, make_key
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.requests_file import read_requests
+from evalhpc.workflow.jobs import record_job
 from evalhpc.workflow.merging import merge
-from evalhpc.workflow.rounds import load_plan, plan_round
+from evalhpc.workflow.rounds import CUT_SHORT, load_plan, plan_round, within_budget
 from evalhpc.workflow.run import Run
 from tests.factories import make_spec
 
@@ -77,3 +78,48 @@ def test_measured_latencies_decide_on_the_next_round(run: Run) -> None:
 def test_an_empty_plan_has_no_units(run: Run) -> None:
     """A pass without a miss plans nothing."""
     assert plan_round(run, 1, []).units == ()
+
+
+def with_rounds(folder: Path, sizes: list[int], limit: int) -> Run:
+    """A run with rounds of so many requests, each asking again what the one before left."""
+    spec = make_spec(run={"shards": 1, "max_rounds": limit})
+    run = Run(RunPaths(folder), spec, spec.digest())
+    run.paths.journals.mkdir()
+    for number, size in enumerate(sizes, 1):
+        plan_round(run, number, asked((10,) * size))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sizes", "within"),
+    [
+        ([8, 8], False),  # the first answered nothing
+        ([40, 38], False),  # too little
+        ([40, 30], True),
+        ([40, 30, 20], True),
+        ([40, 30, 29], False),
+    ],
+)
+def test_a_round_that_was_cut_short_but_got_on_is_not_wasted(
+    tmp_path: Path, sizes: list[int], within: bool
+) -> None:
+    """Of two rounds allowed, only those count that answered less than a tenth, and the last."""
+    assert within_budget(with_rounds(tmp_path, sizes, 2)) == within
+
+
+def test_rounds_are_bounded_however_well_each_gets_on(tmp_path: Path) -> None:
+    """Three times the limit is the end; a resume begins anew."""
+    run = with_rounds(tmp_path, [40, 30, 20], 1)
+    assert CUT_SHORT == 3
+    assert not within_budget(run)
+    record_job(run.paths, "resume", 0, 3, "slurm")
+    assert within_budget(run)
+
+
+def test_a_round_after_a_pass_counts(tmp_path: Path) -> None:
+    """What follows a pass are new questions: a harness must not go on for ever."""
+    run = with_rounds(tmp_path, [40, 30], 2)
+    outcome = run.paths.outcome(1, run.spec.benchmarks[0].name)
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text("{}")
+    assert not within_budget(run)
