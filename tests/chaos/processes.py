@@ -41,7 +41,8 @@ def processes_in(folder: Path) -> list[Process]:
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            inside = (entry / "cwd").readlink() == folder or f"{folder} " in command
+            inside = (entry / "cwd").readlink().is_relative_to(folder)
+            inside = inside or f"{folder} " in command or f"{folder}/" in command
             state, parent, start = _stat(int(entry.name))
         except OSError:
             continue  # it has ended

@@ -1,6 +1,6 @@
 """A Megatron checkpoint on real Ray across nodes: sharded as if it had not been, whoever is killed.
 
-scripts/chaos runs the kills that are marked `chaos` too.
+scripts/chaos --servers runs the kills that are marked `chaos` too.
 """
 
 from __future__ import annotations
