@@ -40,6 +40,11 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def fitted(walltime: str, why: str) -> str:
+    """What an array asks for instead of the site's walltime, and where that comes from."""
+    return f", --time {walltime} ({why})" if walltime else ""
+
+
 def show_results(document: Mapping[str, Any]) -> None:
     """The scores as a table."""
     from evalhpc.core.results import SCORE_COLUMNS, score_rows  # start-up time

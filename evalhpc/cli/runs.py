@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evalhpc.cli.output import print_json, print_table, show_results
+from evalhpc.cli.output import fitted, print_json, print_table, show_results
 from evalhpc.cli.values import budget, word
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ def show_status(found: RunStatus) -> None:
     if found.jobs:
         print_table(
             ("job", "kind", "round", "state"),
-            [(str(j.id), j.kind, str(j.round), j.state) for j in found.jobs],
+            [
+                (str(j.id), j.kind, str(j.round), j.state + fitted(j.walltime, j.why))
+                for j in found.jobs
+            ],
         )
 
 
@@ -179,7 +182,7 @@ def resume(
         print_json([job.model_dump() for job in jobs])
         return
     for job in jobs:
-        click.echo(f"{job.kind} of round {job.round}: {job.id}")
+        click.echo(f"{job.kind} of round {job.round}: {job.id}{fitted(job.walltime, job.why)}")
     click.echo(f"next: evalhpc status {opened.paths.root}")
 
 

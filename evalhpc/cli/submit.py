@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evalhpc.cli.estimate import estimate_lines, show_estimate, show_notes
-from evalhpc.cli.output import print_json
+from evalhpc.cli.output import fitted, print_json
 from evalhpc.cli.values import budget, folder, word
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def submit(wait: bool, dry_run: bool, no_preflight: bool, as_json: bool, **optio
         for line in serving_lines(run.spec):
             click.echo(f"  {line}")
         for job in jobs:
-            click.echo(f"  {job.kind}: {'job' if job.scheduler == 'slurm' else 'process'} {job.id}")
+            which = "job" if job.scheduler == "slurm" else "process"
+            click.echo(f"  {job.kind}: {which} {job.id}{fitted(job.walltime, job.why)}")
         for line in estimate_lines(found):
             click.echo(f"  {line}")
     elif not wait:

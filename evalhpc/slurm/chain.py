@@ -30,6 +30,7 @@ class Step:
     comment: str | None = None
     extra: tuple[str, ...] = ()
     part: int = 0  # of several steps of one kind: 0, 1, …
+    first: int = 0  # of an array that is such a part: what its task 0 is the number of
     walltime: str = ""  # instead of the script's
     why: str = ""  # where that walltime comes from
 

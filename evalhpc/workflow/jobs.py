@@ -26,6 +26,7 @@ class Job(Frozen):
     scheduler: str
     started: str = ""  # of a local driver: its start time in /proc, which tells reuse of the id
     tasks: int = 1
+    offset: int = 0  # shard number of an array's task 0
     walltime: str = ""  # instead of the script's
     why: str = ""  # where that walltime comes from
     at: float = 0.0  # seconds since the epoch, on the clock of `host`
@@ -41,6 +42,7 @@ def record_job(
     scheduler: str,
     *,
     tasks: int = 1,
+    offset: int = 0,
     walltime: str = "",
     why: str = "",
     started: str = "",
@@ -49,7 +51,7 @@ def record_job(
     """Append one job; called the moment that its id is known."""
     job = Job(
         kind=kind, id=job_id, round=round_, scheduler=scheduler, tasks=tasks, started=started,
-        walltime=walltime, why=why,
+        offset=offset, walltime=walltime, why=why,
         at=round(time.time(), 3), host=socket.gethostname(), max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     append_jsonl(paths.jobs, job.model_dump())

@@ -171,7 +171,7 @@ def _submit(
         round_of = 0 if step.kind == "planning" else round_
         record_job(
             run.paths, step.kind, job_id, round_of, "slurm",
-            tasks=tasks_of(run, step), walltime=step.walltime, why=step.why,
+            tasks=tasks_of(run, step), offset=step.first, walltime=step.walltime, why=step.why,
         )  # fmt: skip
         # `cancel` marks the run, then ends what is in the queue: this job may have come after.
         _refuse_cancelled(run)

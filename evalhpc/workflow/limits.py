@@ -120,6 +120,7 @@ def _cut(run: Run, step: Step, bounds: Bounds) -> list[Step]:
         replace(
             step,
             part=part,
+            first=start,
             args=(*step.args, str(start)) if part else step.args,
             array=format_tasks(
                 range(min(size, tasks - start)), None if each is None else each + (part < spare)

@@ -65,6 +65,8 @@ class JobView(Frozen):
     round: int
     state: str
     active: bool
+    walltime: str = ""  # fitted to what was measured; "": the site's
+    why: str = ""  # where that comes from
 
 
 class RunStatus(Frozen):
@@ -153,7 +155,7 @@ def _ended(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> Calla
                 over = not driver_alive(job)
             else:
                 tasks = (records or {}).get(job.id, [])
-                mine = [task for task in tasks if task.task_id in (shard, None)]
+                mine = [task for task in tasks if task.task_id in (shard - job.offset, None)]
                 over = records is not None and not any(_is_active(job, task) for task in mine)
             if not over:
                 return False
@@ -175,7 +177,10 @@ def _view(job: Job, records: dict[int, list[JobRecord]] | None) -> JobView:
     states = sorted({task.state for task in tasks})
     active = any(_is_active(job, task) for task in tasks)
     name = "+".join(states) or "UNKNOWN"
-    return JobView(kind=job.kind, id=job.id, round=job.round, state=name, active=active)
+    return JobView(
+        kind=job.kind, id=job.id, round=job.round, state=name, active=active,
+        walltime=job.walltime, why=job.why,
+    )  # fmt: skip
 
 
 def _is_active(job: Job, task: JobRecord) -> bool:

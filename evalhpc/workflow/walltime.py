@@ -61,7 +61,7 @@ def _of_this_run(run: Run, round_: int) -> tuple[Pace, str] | None:
             load, each = measured
             requests = load_plan(run, round_).requests
             why = (
-                f"{counted(requests, 'request')} left, {duration(each)} of a shard each in round "
+                f"{counted(requests, 'request')} left, {each:.2g} s of a shard each in round "
                 f"{earlier}, load {duration(load)}"
             )
             return Pace(load, each * requests), why

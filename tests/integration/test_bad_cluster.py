@@ -5,69 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from tests.integration.cluster import DevCluster
+from tests.integration.login_desk import EVALHPC, PATH, Desk, desk_in
 from tests.integration.quick_site import write_quick_site
 from tests.models.checkpoints import write_hf
 
 pytestmark = pytest.mark.slurm
 
-EVALHPC = str(Path(sys.executable).with_name("evalhpc"))
-PATH = f"{Path(EVALHPC).parent}:/usr/bin:/bin"
-
-
-@dataclass(frozen=True)
-class Desk:
-    """The ordinary user's home with a quick site, and their command line on the login node."""
-
-    cluster: DevCluster
-    home: Path
-
-    def evalhpc(self, *words: object, path: str = PATH) -> CompletedProcess[str]:
-        command = [EVALHPC, *map(str, words)]
-        return self.cluster.exec(command, cwd=self.home, env={"PATH": path}, timeout=400)
-
-    def submit(self, run: Path, *words: object, path: str = PATH) -> CompletedProcess[str]:
-        words = ("--site", self.home / "quick.yaml", "--tasks", "lm-eval/ok", *words)
-        if "--model" not in words:
-            words = (*words, "--model", self.home / "tiny")
-        return self.evalhpc("submit", "--run-dir", run, *words, path=path)
-
-    def refused(self, code: int, *words: object, path: str = PATH, run: str = "refused") -> str:
-        """The message of a submission that leaves neither a directory nor a job."""
-        done = self.submit(self.home / run, *words, path=path)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert done.stderr.count("error: ") == 1
-        assert "Traceback" not in done.stderr
-        assert not (self.home / run).exists()
-        assert self.queue() == []
-        return done.stderr
-
-    def queue(self) -> list[str]:
-        """Names of the jobs of runs of this file; other tests have jobs too."""
-        listed = self.cluster.exec(["squeue", "--noheader", "--format=%Z"], check=True).stdout
-        return [line for line in listed.splitlines() if str(self.home) in line]
-
 
 @pytest.fixture(scope="module")
 def desk(cluster: DevCluster) -> Iterator[Desk]:
-    home = cluster.home / f"bad-{os.getpid()}"
-    write_quick_site(home, "devcluster")
-    write_hf(home / "tiny", tokenizer=False)
-    for path in (home, *home.rglob("*")):
-        os.chown(path, cluster.home.stat().st_uid, cluster.home.stat().st_gid)
-        os.utime(path, (1, 1))
-    yield Desk(cluster, home)
-    shutil.rmtree(home)
+    with desk_in(cluster, "bad") as desk:
+        yield desk
 
 
 def test_what_slurm_would_refuse_is_refused_before_anything_is_submitted(desk: Desk) -> None:
