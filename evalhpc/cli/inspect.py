@@ -142,14 +142,24 @@ def site_init(name: str, output: str | None, partition: str | None, force: bool)
         click.echo(f"next: evalhpc site check {name if output is None else path}")
 
 
-@site.command("check", epilog="\b\nExample:\n  evalhpc site check devcluster")
+@site.command("check", epilog="\b\nExample:\n  evalhpc site check devcluster --node")
 @click.argument("name", callback=word)
+@click.option("--node", "on_node", is_flag=True, help="By a short job too: what a node has.")
+@click.option(
+    "--wait", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS",
+    help="How long that job may wait and run; it is cancelled then.",
+)  # fmt: skip
 @_JSON
-def site_check(name: str, as_json: bool) -> None:
-    """Check site NAME against this cluster: commands, partitions, account, folders."""
-    from evalhpc.workflow.sites import check_site  # start-up time
+def site_check(name: str, on_node: bool, wait: float, as_json: bool) -> None:
+    """Check site NAME against this cluster: commands, partitions, account, folders.
+
+    With --node, jobs as the site's own tell what their nodes have: python, run root, images, data.
+    """
+    from evalhpc.workflow.sites import check_nodes, check_site  # start-up time
 
     checks = check_site(name, os.environ)
+    if on_node:
+        checks += check_nodes(name, os.environ, wait=wait)
     if as_json:
         print_json([check.model_dump() for check in checks])
     else:

@@ -105,6 +105,15 @@ def stage_(run_dir: Path, benchmark: str, number: int, isolated: bool) -> None:
         sys.exit(error.exit_code)
 
 
+@node.command("check", epilog="\b\nExample:\n  evalhpc node check --wish FOLDER/wish.json")
+@click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to look at.")
+def check(wish: Path) -> None:
+    """Tell what this node has, as the job of `evalhpc site check --node`."""
+    from evalhpc.workflow.node_probe import probe  # start-up time
+
+    probe(wish)
+
+
 @node.command("import", epilog="\b\nExample:\n  evalhpc node import --wish FOLDER/wish.json")
 @click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to import.")
 def import_(wish: Path) -> None:

@@ -75,14 +75,14 @@ class StageFolder:
     def read(self, benchmark: Benchmark) -> StageRecord | None:
         """What was staged for the benchmark; None for nothing, and for a record that is damaged."""
         path = self.records / f"{record_name(benchmark)}.json"
-        if not path.is_file():
-            return None
-        with storage_errors(path):
-            text = path.read_bytes()
-        try:
-            return StageRecord.model_validate_json(text)
-        except ValidationError:
-            return None  # staging again writes it anew, and takes little where all is there
+        return _parsed(path) if path.is_file() else None
+
+    def all_records(self) -> Iterator[StageRecord]:
+        """Every record that can be read, by name."""
+        for path in sorted(self.records.glob("*.json")):
+            found = _parsed(path)
+            if found is not None:
+                yield found
 
     def write(self, benchmark: Benchmark, record: StageRecord) -> None:
         """Keep the record, in place of an older one."""
@@ -116,6 +116,15 @@ class StageFolder:
         version = self.root / name / "refs" / "main"
         commit = version.read_text().strip() if version.is_file() else ""
         return StagedEntry(name=name, version=commit, files=len(sizes), bytes=sum(sizes))
+
+
+def _parsed(path: Path) -> StageRecord | None:
+    with storage_errors(path):
+        text = path.read_bytes()
+    try:
+        return StageRecord.model_validate_json(text)
+    except ValidationError:
+        return None  # staging again writes it anew, and takes little where all is there
 
 
 def _sizes(path: Path) -> Iterator[int]:

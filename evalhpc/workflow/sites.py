@@ -12,17 +12,17 @@ from evalhpc.config import checks as settings
 from evalhpc.config.expand import expand_site
 from evalhpc.config.sites import load_site
 from evalhpc.config.yaml_files import dump_yaml
-from evalhpc.containers.apptainer import PROGRAMS
 from evalhpc.containers.preflight import check_site as check_container
 from evalhpc.containers.runtime import takes_suffixes
 from evalhpc.errors import EvalhpcError
 from evalhpc.models.site import Site
 from evalhpc.slurm.gate import Slurm
+from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.image_sites import stored_images
+from evalhpc.workflow.node_check import check_node
+from evalhpc.workflow.preflight import free, refuse_other_python
 from evalhpc.workflow.site_checks import Check, compare, failed
-
-#: What starts images on the nodes: one of these.
-_PROGRAMS = {"apptainer": PROGRAMS, "charliecloud": ("ch-run",), "bwrap": ("bwrap",)}
+from evalhpc.workflow.stage_runtime import STARTERS
 
 
 def site_document(name: str, env: Mapping[str, str]) -> dict[str, Any]:
@@ -42,12 +42,26 @@ def check_site(name: str, env: Mapping[str, str]) -> list[Check]:
     checks = [Check(name="site file", ok=True, found=str(layer.path))]
     try:
         site = _with_stored_images(layer.site, expand_site(layer.site, env), env)
-        checks += [*_settings(site, env), _run_root(site), *_files(site), *_containers(site, env)]
+        checks += [
+            *_settings(site, env),
+            _run_root(site),
+            *_files(site, env),
+            *_containers(site, env),
+        ]
     except EvalhpcError as error:
         checks.append(failed("paths", error))
     if layer.site.scheduler == "slurm":
         checks += _slurm_checks(layer.site, Slurm(env=env))
     return checks
+
+
+def check_nodes(name: str, env: Mapping[str, str], *, wait: float) -> list[Check]:
+    """What nodes of the site tell of themselves, by a short job each; raises EvalhpcError."""
+    written = load_site(name, env).site
+    site = _with_stored_images(written, expand_site(written, env), env)
+    for error in settings.check_site(site, env):
+        raise error
+    return check_node(site, env, wait=wait)
 
 
 def _with_stored_images(written: Site, site: Site, env: Mapping[str, str]) -> Site:
@@ -72,15 +86,37 @@ def _run_root(site: Site) -> Check:
     folder = Path(site.run_root)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return Check(name="run_root", ok=True, found=str(folder))
+        size, files = free(existing)
+        room = f"{size / 1e9:.1f} GB" + ("" if files is None else f" and {files} files")
+        return Check(name="run_root", ok=True, found=f"{folder}, {room} free")
     return Check(
         name="run_root", ok=False, found=f"{existing} is not a folder that you may write to",
         hint="--set run_root=FOLDER, on the file system that all nodes share",
     )  # fmt: skip
 
 
-def _files(site: Site) -> Iterator[Check]:
-    named = {"python": site.python, "templates": site.templates}
+def _python(path: str, env: Mapping[str, str]) -> Check:
+    try:
+        version = refuse_other_python(path, env)
+    except EvalhpcError as error:
+        return failed("python", error)
+    return Check(name="python", ok=True, found=f"{path}, evalhpc {version}")
+
+
+def _stage(root: Path) -> Check:
+    try:
+        records = len(list(StageFolder(root).all_records()))
+    except EvalhpcError as error:
+        return failed("stage_dir", error)
+    return Check(name="stage_dir", ok=True, found=f"{root}: {records} benchmarks are staged")
+
+
+def _files(site: Site, env: Mapping[str, str]) -> Iterator[Check]:
+    if site.python is not None:
+        yield _python(site.python, env)
+    if site.stage_dir is not None:
+        yield _stage(Path(site.stage_dir))
+    named = {"templates": site.templates}
     named |= {f"python of {name}": path for name, path in site.pythons.items()}
     for name, path in named.items():
         if path is not None:
@@ -96,8 +132,8 @@ def _containers(site: Site, env: Mapping[str, str]) -> Iterator[Check]:
     runtime, images = site.container.runtime, site.container.images
     if runtime == "none":
         return
-    if runtime in _PROGRAMS:
-        yield _program(runtime, _PROGRAMS[runtime], env)
+    if runtime in STARTERS:
+        yield _program(runtime, STARTERS[runtime], env)
     if not images:
         suffix = takes_suffixes(runtime)[0]
         yield Check(
