@@ -14,8 +14,8 @@ from tests.chaos.trial import run_trial
 pytestmark = pytest.mark.slurm
 
 SEED = 1
-#: Between them: dead nodes, servers, workers and slurmds, preemption, a full disk, damaged journals,
-#: a controller that restarts or stalls, a cancelled collector.
+#: Between them: nodes, servers, workers and slurmds that die, preemption, a full disk,
+#: a controller that restarts and stalls, a cancelled collector.
 SCHEDULES = (0, 2, 5)
 
 
