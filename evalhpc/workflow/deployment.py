@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import uvloop
 
@@ -85,7 +86,7 @@ class _Signs:
 
     def __init__(self, run: Run) -> None:
         self._folder = run.paths.leases
-        self._newest = self._look()
+        self._seen = self._look()
         self._looked = self._changed = time.monotonic()
 
     def last(self) -> float:
@@ -93,15 +94,16 @@ class _Signs:
         now = time.monotonic()
         if now - self._looked >= SIGNS:
             self._looked = now
-            if (newest := self._look()) != self._newest:
-                self._newest, self._changed = newest, now
+            if (seen := self._look()) != self._seen:
+                self._seen, self._changed = seen, now
         return self._changed
 
-    def _look(self) -> int:
-        found = 0
+    def _look(self) -> dict[Path, int]:
+        # Each file's own: the newest of all may for long be that of a clock which is ahead.
+        found: dict[Path, int] = {}
         for path in self._folder.glob("*/workers/*.json"):
             try:
-                found = max(found, path.stat().st_mtime_ns)
+                found[path] = path.stat().st_mtime_ns
             except FileNotFoundError:
                 continue
         return found

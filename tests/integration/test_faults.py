@@ -1,0 +1,159 @@
+"""Faults that every shard meets, users who hurry, and run directories that are not where they
+were: what a run decides then."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.quick_site import write_quick_site
+from tests.integration.test_local_path import EVALHPC, evalhpc
+from tests.models.checkpoints import write_hf
+
+
+def submit(folder: Path, server: str = "", *words: object) -> subprocess.CompletedProcess[str]:
+    """A run in `folder`/run with one request a unit; `server` are words for the quick server."""
+    return evalhpc(
+        "submit", "--site", write_quick_site(folder, "local"), "--model",
+        write_hf(folder / "tiny", tokenizer=False), "--tasks", "lm-eval/ok", "--run-dir",
+        folder / "run", "--set", "run.unit_size=1", "--set", f"deploy.extra_args=[{server}]",
+        *words,
+    )  # fmt: skip
+
+
+def shard(run: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """One more task of round 1, started by hand."""
+    env = {**os.environ, "EVALHPC_SHARD": str(number)}
+    script = run / "scripts" / "shard.sbatch"
+    return subprocess.run(
+        ["bash", script, "1"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def jobs(run: Path, kind: str) -> list[dict[str, object]]:
+    records = map(json.loads, (run / "jobs.jsonl").read_text().splitlines())
+    return [record for record in records if record["kind"] == kind]
+
+
+def test_a_fault_that_every_shard_meets_stops_the_run_and_resume_begins_anew(
+    tmp_path: Path,
+) -> None:
+    """Further shards start no server and end with 13; once it is put right, resume goes on."""
+    weights = tmp_path / "weights"
+    done = submit(tmp_path, f"needs, {weights}", "--shards", 4, "--wait")
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.count("shards failed alike") == 1
+    assert "the weights are not there" in done.stderr
+    run = tmp_path / "run"
+    late = shard(run, 9)
+    assert late.returncode == 13, late.stderr
+    assert "not begun: " in late.stderr
+    assert f"evalhpc resume {run}" in late.stderr
+    assert not (run / "logs" / "server-1-9.log").exists()
+    weights.touch()
+    done = evalhpc("resume", run, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert evalhpc("verify", run).returncode == 0
+
+
+def test_two_who_resume_at_once_start_one_array(tmp_path: Path) -> None:
+    """Of four processes that resume a cancelled run at the same moment, one does."""
+    assert submit(tmp_path, "hang", "--shards", 1).returncode == 0
+    run = tmp_path / "run"
+    assert evalhpc("cancel", run).returncode == 0
+    drivers = len(jobs(run, "driver"))
+    racing = [
+        subprocess.Popen(
+            [EVALHPC, "resume", run], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    said = [(child.communicate(timeout=60)[1], child.returncode) for child in racing]
+    assert evalhpc("cancel", run).returncode == 0
+    assert sorted(code for _, code in said).count(0) == 1
+    for text, code in said:
+        assert code in (0, 2, 6), text
+        assert not code or "is at work" in text or "still active" in text
+    assert len(jobs(run, "driver")) == drivers + 1
+    assert len(jobs(run, "resume")) == 1
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is complete."""
+    folder = tmp_path_factory.mktemp("complete")
+    done = submit(folder, "", "--shards", 2, "--wait")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_a_second_collector_decides_nothing(complete: Path, tmp_path: Path) -> None:
+    """While one is at work, from the merge to the next submission, another ends with 6."""
+    run = tmp_path / "run"
+    shutil.copytree(complete, run)
+    (run / "certificate.json").unlink()
+    command = [sys.executable, "-m", "evalhpc", "node", "collect", "--run-dir", run, "--round", "1"]
+    with (run / "collect.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 6
+    assert "another collector of this run is at work" in done.stderr
+    assert not (run / "certificate.json").exists()
+    assert not (run / "failure.json").exists()
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    assert (run / "certificate.json").exists()
+
+
+def test_a_copy_or_a_moved_run_is_read_and_not_steered(complete: Path, tmp_path: Path) -> None:
+    """All that reads works and says where the run was; the copy's jobs are the original's."""
+    home, copy, moved = (tmp_path / name for name in ("home", "copy", "moved"))
+    shutil.copytree(complete, home)
+    record = json.loads((home / "provenance.json").read_text())
+    (home / "provenance.json").write_text(json.dumps(record | {"run_dir": str(home)}))
+    shutil.copytree(home, copy)
+    for verb in ("results", "verify", "explain", "logs", "merge"):
+        assert evalhpc(verb, copy).returncode == 0, verb
+    assert f"moved or copied from {home}" in evalhpc("status", copy).stdout.replace("\n", " ")
+    (copy / "certificate.json").unlink()
+    for verb in ("cancel", "resume"):
+        refused = evalhpc(verb, copy)
+        assert refused.returncode == 2
+        assert f"evalhpc {verb} {home}" in refused.stderr
+    assert not (copy / "cancelled").exists()
+    home.rename(moved)
+    (moved / "certificate.json").unlink()
+    assert evalhpc("status", moved).returncode == 0
+    assert evalhpc("cancel", moved).returncode == 0
+
+
+@contextmanager
+def read_only(folder: Path, at: Path) -> Iterator[Path]:
+    """The folder once more, where nobody can write into it."""
+    at.mkdir()
+    subprocess.run(["mount", "--bind", folder, at], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", at], check=True)
+        yield at
+    finally:
+        subprocess.run(["umount", "--lazy", at], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_read_only_run_directory_is_read(complete: Path, tmp_path: Path) -> None:
+    """What only looks works; what would write says why it cannot."""
+    with read_only(complete, tmp_path / "ro") as run:
+        for verb in ("status", "results", "verify", "logs", "explain"):
+            done = evalhpc(verb, run)
+            assert done.returncode == 0, done.stderr
+        done = evalhpc("merge", run)
+        assert done.returncode == 6
+        assert "mounted read-only" in done.stderr
