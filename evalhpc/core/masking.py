@@ -9,16 +9,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 MASK = b"***"
 #: A variable that lists the names of further ones, whose own names do not look like a secret's.
 NAMES_VARIABLE = "EVALHPC_SECRET_NAMES"
 #: A shorter value hides nothing, and masking it would blacken words: "none", "EMPTY".
 SHORTEST = 6
+#: In questions, answers and results nothing may be masked that could stand there by chance.
+SHORTEST_IN_DATA = 16
 _NAME = re.compile(
-    r"(^|_)(TOKEN|SECRET|SECRET_KEY|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_KEY|PRIVATE_KEY|"
-    r"AUTH_KEY|CREDENTIALS?|JWT|PAT)$",
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(API)?KEY|CREDENTIALS?|JWT|PAT)$",
     re.IGNORECASE,
 )
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
@@ -80,8 +81,9 @@ def _base64(raw: bytes) -> Iterator[bytes]:
 class Mask:
     """Puts MASK in the place of every form of some values; falsy where there are none."""
 
-    def __init__(self, values: Iterable[str]) -> None:
-        found = {form for value in values if len(value) >= SHORTEST for form in forms(value)}
+    def __init__(self, values: Iterable[str], *, shortest: int = SHORTEST) -> None:
+        """Values of fewer than `shortest` characters are left out."""
+        found = {form for value in values if len(value) >= shortest for form in forms(value)}
         self.forms = tuple(sorted(found, key=lambda form: (-len(form), form)))
         self._any = re.compile(b"|".join(map(re.escape, self.forms))) if found else None
 
@@ -149,7 +151,6 @@ class MaskedStream:
         return len(data)
 
 
-def mask_of(*sources: Mapping[str, str], also: Collection[str] = ()) -> Mask:
-    """A mask for the secrets among these variables, and for these values too."""
-    found = [value for variables in sources for value in secret_values(variables).values()]
-    return Mask([*found, *also])
+def mask_of(variables: Mapping[str, str], *, shortest: int = SHORTEST) -> Mask:
+    """A mask for the secrets among these variables."""
+    return Mask(secret_values(variables).values(), shortest=shortest)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TypeAlias
 
-from evalhpc.core.masking import Mask
+from evalhpc.core.masking import SHORTEST_IN_DATA, Mask
 from evalhpc.http.client_connection import ClientConnection
 from evalhpc.http.descriptors import raise_descriptor_limit
 from evalhpc.http.errors import TransportError
@@ -49,7 +49,7 @@ class HttpClient:
         fields = [("host", self._origin.authority), ("accept-encoding", "identity"), *headers]
         if token is not None:
             fields.append(("authorization", f"Bearer {token}"))
-        self._mask = Mask([] if token is None else [token])
+        self._mask = Mask([token or ""], shortest=SHORTEST_IN_DATA)
         self._fields = b"".join(field_line(name, value) for name, value in fields)
         self._timeout = timeout
         self._connect_timeout = connect_timeout

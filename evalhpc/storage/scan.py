@@ -1,4 +1,4 @@
-"""Looks for stubs in what a harness wrote, archives included."""
+"""Looks for stubs, or anything else, in what a harness wrote, archives included."""
 
 from __future__ import annotations
 
@@ -32,16 +32,21 @@ _ZIP = b"PK\x03\x04"
 _DEEPEST = 3
 
 
+Has = Callable[[bytes], bool]
+
+
 def files_with_stubs(folder: Path) -> tuple[str, ...]:
     """Files below `folder` that hold a stub's marker, as sorted relative names.
 
     Linked folders are followed, and zip, gzip, bzip2 and xz content is looked through, since
     several harnesses log into archives. Raises IntegrityError for an archive that cannot be read.
     """
-    return tuple(sorted(str(p.relative_to(folder)) for p in _files(folder) if _holds_stub(p)))
+    found = (path for path in files_below(folder) if stream_has(path, _has_marker, _OVERLAP))
+    return tuple(sorted(str(path.relative_to(folder)) for path in found))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file in it, also through links, each once."""
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -52,51 +57,57 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
-def _holds_stub(path: Path) -> bool:
+def stream_has(path: Path, has: Has, longest: int) -> bool:
+    """Whether `has` is true of a part of the file, or of what is packed in it.
+
+    What it looks for has `longest` bytes at most. Raises IntegrityError, StorageError.
+    """
     try:
         with storage_errors(path), path.open("rb") as stream:
-            return _stream_holds_stub(stream, _DEEPEST)
+            return _stream_has(stream, has, longest, _DEEPEST)
     except (EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, RuntimeError) as error:
         raise IntegrityError(
-            f"{path} cannot be looked through for stubs: {error}",
+            f"{path} cannot be looked through: {error}",
             cause="the harness was cut off while it wrote this archive, or encrypted it",
             hint="run the pass again: evalhpc resume RUN",
         ) from error
 
 
-def _stream_holds_stub(stream: IO[bytes], depth: int) -> bool:
+def _stream_has(stream: IO[bytes], has: Has, longest: int, depth: int) -> bool:
     head = stream.read(len(_ZIP) + 2)
     stream.seek(0)
-    if any(_has_marker(window) for window in _windows(stream)):
+    if any(has(window) for window in _windows(stream, longest)):
         return True
     if depth == 0:
         return False
     stream.seek(0)
     if head.startswith(_ZIP):
         with zipfile.ZipFile(stream) as archive:
-            return any(_member_holds_stub(archive, name, depth) for name in archive.namelist())
+            names = archive.namelist()
+            return any(_member_has(archive, name, has, longest, depth) for name in names)
     for magic, unpack in _PACKED.items():
         if head.startswith(magic):
             with unpack(stream) as unpacked:
-                return _stream_holds_stub(unpacked, depth - 1)
+                return _stream_has(unpacked, has, longest, depth - 1)
     return False
 
 
-def _member_holds_stub(archive: zipfile.ZipFile, name: str, depth: int) -> bool:
+def _member_has(archive: zipfile.ZipFile, name: str, has: Has, longest: int, depth: int) -> bool:
     with archive.open(name) as member:
         packed = member.read(len(_ZIP)) == _ZIP
     with archive.open(name) as member:
         # An archive in an archive needs to be sought in; anything else is streamed.
         inner: IO[bytes] = io.BytesIO(member.read()) if packed else member
-        return _stream_holds_stub(inner, depth - 1)
+        return _stream_has(inner, has, longest, depth - 1)
 
 
 def _has_marker(window: bytes) -> bool:
     return carries_stub(window) or _WIDE in window
 
 
-def _windows(stream: IO[bytes]) -> Iterator[bytes]:
+def _windows(stream: IO[bytes], longest: int) -> Iterator[bytes]:
     tail = b""
     while chunk := stream.read(_CHUNK):
-        yield tail + chunk
-        tail = chunk[-_OVERLAP:]
+        window = tail + chunk
+        yield window
+        tail = window[-longest:]

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from evalhpc import process
 from evalhpc.core.acceptance import TIMED_OUT
 from evalhpc.core.identity import Answer, Request
+from evalhpc.core.masking import SHORTEST_IN_DATA, Mask, MaskedStream, mask_of, secret_values
 from evalhpc.gateway.app import Forward, PassCounts, PassGateway
 from evalhpc.gateway.switchboard import Switchboard, base_path
+from evalhpc.gateway.unkeyed import Unkeyed
 from evalhpc.http.server import HttpServer
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
 from evalhpc.storage.atomic import write_text
+from evalhpc.storage.redaction import redact
 from evalhpc.workflow.run import Run
 
 if TYPE_CHECKING:
@@ -69,15 +72,17 @@ async def run_harness(run: Run, benchmark: Benchmark, known: Known, place: Place
     started = time.monotonic()
     counts, used = PassCounts(), set[bytes]()
     token = secrets.token_hex(24)
+    hidden = [*secret_values(os.environ).values(), token]
     server = HttpServer()
-    port = await server.start(
-        _gateways(run, benchmark, known, counts, used), port=place.port, token=token
-    )
+    gateways = Unkeyed(_gateways(run, benchmark, known, counts, used), hidden)
+    port = await server.start(gateways, port=place.port, token=token)
     try:
         origin = f"http://127.0.0.1:{port}"
         code = await _harness(run, benchmark, place, _variables(run, origin, token), counts)
     finally:
         await server.close()
+        # Also after a harness that failed: its files stay for people to look at.
+        await asyncio.to_thread(_redact, place.output, Mask(hidden, shortest=SHORTEST_IN_DATA))
     return Ended(code, counts, used, round(time.monotonic() - started, 3))
 
 
@@ -90,6 +95,11 @@ def log_tail(path: Path) -> tuple[str, ...]:
     # Frames say nothing to a user; the whole log is a command away.
     told = [line for line in lines if not line.startswith(_FRAMES)]
     return tuple((told or lines)[-_LOG_TAIL:])
+
+
+def _redact(output: Path, mask: Mask) -> None:
+    for name in redact(output, mask):
+        log.warning("the harness wrote a secret into %s: asterisks stand there now", name)
 
 
 def _gateways(
@@ -123,6 +133,7 @@ async def _harness(
         log=place.log,
         env={**env, **place.env, "EVALHPC_OUTPUT_DIR": str(place.output)},
         cwd=place.output,
+        through=MaskedStream(mask_of(env)),
         tied=True,
     )
     deadline = time.monotonic() + run.spec.run.harness_timeout

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalhpc import process
+from evalhpc.core.masking import MaskedStream, mask_of
 from evalhpc.deploy.readiness import server_ended, wait_ready
 from evalhpc.errors import EndpointError
 from evalhpc.models.runspec import RunSpec, Served
@@ -46,11 +48,13 @@ class Server:
             "EVALHPC_HOST": HOST,
             "EVALHPC_PORT": str(self.port),
             "EVALHPC_SERVER_TOKEN": self._token,
+            "RAY_AUTH_TOKEN": secrets.token_hex(24),
         }
         log.info("starting %s, its log is %s", self._script.name, self._log)
         words = ["bash", str(self._script)]
         env = {**os.environ, **mine, **env}
-        self._child = process.start(words, log=self._log, env=env, tied=True)
+        masked = MaskedStream(mask_of(env))
+        self._child = process.start(words, log=self._log, env=env, tied=True, through=masked)
 
     def stop(self) -> None:
         """End it, if it was started."""

@@ -101,6 +101,7 @@ def test_a_stream_holds_nothing_back_without_need() -> None:
 def test_no_secrets_no_mask() -> None:
     """Without a value nothing is touched; the mask says that it is none."""
     assert not mask_of({"PATH": "/bin/sh"})
-    assert mask_of({"A_KEY": "x"}, also=["abcdefgh"]).text("abcdefgh ü") == "*** ü"
+    assert mask_of({"A_KEY": "abcdefgh"}).text("abcdefgh ü") == "*** ü"
+    assert not mask_of({"A_KEY": "abcdefgh"}, shortest=9)
     assert Mask([]).bytes(b"text") == b"text"
     assert MaskedStream(Mask([])).feed(b"text") == b"text"
