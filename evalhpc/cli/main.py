@@ -11,6 +11,7 @@ from evalhpc import __version__
 from evalhpc.cli.explain import explain
 from evalhpc.cli.images import images
 from evalhpc.cli.inspect import ls, model, site
+from evalhpc.cli.masked import mask_streams
 from evalhpc.cli.node import node
 from evalhpc.cli.output import show_error
 from evalhpc.cli.runs import cancel, logs, merge, results, resume, status, verify
@@ -60,6 +61,7 @@ for _command in (explain, ls, site, model, images, stage, node):
 
 def main() -> None:
     """Entry point: our errors become their text on stderr and their exit code."""
+    mask_streams(os.environ)
     try:
         cli(prog_name="evalhpc")
     except EvalhpcError as error:
