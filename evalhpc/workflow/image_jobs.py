@@ -20,7 +20,7 @@ from evalhpc.slurm.states import UNKNOWN
 from evalhpc.storage.atomic import storage_errors, write_json, write_text
 from evalhpc.storage.images import ImageStore
 from evalhpc.workflow.images import Imported, import_image
-from evalhpc.workflow.lint import lint
+from evalhpc.workflow.lint import lint, refuse_secrets
 from evalhpc.workflow.records import read_object, read_record
 from evalhpc.workflow.signals import INTERRUPTED, Interrupted, interruptible
 
@@ -55,6 +55,7 @@ def submit_import(site: Site, wish: ImportWish, environ: Mapping[str, str]) -> I
         environment={name: environ[name] for name in site.environment.pass_through},
         sources=load_sources(Path(site.templates) if site.templates else None),
     )  # fmt: skip
+    refuse_secrets({"import.sbatch": text}, environ)
     with storage_errors(folder):
         folder.mkdir()
     try:

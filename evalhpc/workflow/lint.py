@@ -1,18 +1,36 @@
-"""The last look at rendered scripts before they are submitted: bash's parser, then ShellCheck."""
+"""The last look at what a run is made of: no secret in it; bash's parser, then ShellCheck."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from evalhpc import process
+from evalhpc.core.secret_shapes import suspects
 from evalhpc.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 _SHELLCHECK = ("shellcheck", "--shell=bash", "--severity=error", "--format=gcc")
+
+
+def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a text that holds a secret, before it is written anywhere.
+
+    `texts`: file name → content. The value itself is not shown.
+    """
+    for name, text in texts.items():
+        found = next(suspects(text, environ), None)
+        if found is not None:
+            raise ConfigError(
+                f"{name}, line {found.line}, would hold {found.what}",
+                cause="a secret stands in the site file, the suite, or an option such as --set; "
+                "run directories are shared and archived",
+                hint="have it read on the node: environment.secrets (docs/security.md); "
+                "in a command of yours, write $NAME",
+            )
 
 
 def lint(scripts: Iterable[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -33,7 +34,7 @@ from evalhpc.workflow.choice import choose_deployment, refuse_idle_nodes
 from evalhpc.workflow.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.image_sites import stored_images
 from evalhpc.workflow.image_use import image_warnings
-from evalhpc.workflow.lint import lint
+from evalhpc.workflow.lint import lint, refuse_secrets
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
 from evalhpc.workflow.provenance import write_provenance
 from evalhpc.workflow.run import Run, open_run
@@ -229,6 +230,7 @@ def fill_run(run: Run, warnings: tuple[str, ...]) -> None:
     spec, paths = run.spec, run.paths
     override = Path(spec.site.templates) if spec.site.templates else None
     scripts = render_run(spec, str(paths.root), load_sources(override))
+    refuse_secrets({**scripts, "run.yaml": dump_run(spec)}, os.environ)
     with storage_errors(paths.root):
         for folder in paths.folders():
             folder.mkdir(parents=True, exist_ok=True)
