@@ -97,6 +97,6 @@ def _data(site: Site, facts: NodeFacts) -> Iterator[Check]:
         return
     yield Check(
         name="staged data", ok=not facts.stage,
-        found=facts.stage or f"{facts.staged} benchmarks load offline from {site.stage_dir}",
+        found=facts.stage or f"{facts.staged} benchmarks, whole, in {site.stage_dir}",
         hint="evalhpc stage, into a folder that all nodes see (stage_dir)" if facts.stage else "",
     )  # fmt: skip
