@@ -16,7 +16,7 @@ from evalhpc.errors import EvalhpcError, FutileError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import read_jsonl, storage_errors
 from evalhpc.storage.round_view import worker_stats
-from evalhpc.workflow.jobs import resumes
+from evalhpc.workflow.jobs import recorded_jobs, resumes
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
 
@@ -83,11 +83,11 @@ def call_off(run: Run, round_: int) -> None:
     if fault is None or not _first_to_say(run, round_, fault):
         return
     log.error("%s: the other shards of round %d are called off", fault, round_)
-    array = os.environ.get("SLURM_ARRAY_JOB_ID", "")
-    if run.spec.site.scheduler != "slurm" or not run.spec.site.resubmit or not array.isdigit():
+    arrays = [job.id for job in recorded_jobs(run.paths) if job.kind == "shard"]
+    if run.spec.site.scheduler != "slurm" or not run.spec.site.resubmit:
         return  # those that wait find out by themselves, each as it starts
     try:
-        Slurm(env=os.environ).cancel([int(array)], only_pending=True)
+        Slurm(env=os.environ).cancel(arrays, only_pending=True)
     except EvalhpcError as error:
         log.warning("the tasks that wait were not cancelled: %s", error.what)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 
 from evalhpc.core.common_fault import bad_nodes
@@ -86,11 +87,16 @@ def one_bad_node(run: Run) -> bool:
 def node_failures(run: Run) -> Iterator[tuple[str, str]]:
     """(node, what failed there) of every shard since the last resume, by round.
 
-    What shards on several nodes failed of, all alike, is not the fault of any of them.
+    What shards on several nodes failed of, all alike, in one round or the next, is not the fault
+    of any of them.
     """
-    for round_ in (0, *planned_rounds(run)):
-        fault = fault_of_round(run, round_)
-        if fault is None or len(fault.nodes) < 2:
+    rounds = (0, *planned_rounds(run))
+    faults = {round_: fault_of_round(run, round_) for round_ in rounds}
+    nodes_of: dict[object, set[str]] = defaultdict(set)
+    for known in filter(None, faults.values()):
+        nodes_of[known.death.likeness].update(known.nodes)
+    for round_, fault in faults.items():
+        if fault is None or len(nodes_of[fault.death.likeness]) < 2:
             for node, what in _failures_of(run, round_):
                 yield node, f"round {round_}: {what}"
 

@@ -7,7 +7,8 @@ loads, `html` is another kind of server, `locked` wants another key, `deaf` igno
 ends after three requests when it is shard 0's. `mortal` does so with the first one, and `zombie`
 then answers GETs only; they do it where the file ONCE is not there, and make it. `counts` adds
 a line for each request, with the time that it came, to a file of its own in the folder ONCE.
-`needs` ends while it loads unless the file ONCE is there; with `NAME=ONCE` on node NAME only.
+`needs` ends while it loads unless the file ONCE is there; `cursed` does so on the node that
+started the first of them, whose name it leaves in ONCE.
 """
 
 from __future__ import annotations
@@ -119,10 +120,16 @@ def main(host: str, port: str, model: str, mode: str = "", once: str = "") -> No
         print("loading 3 of 9 shards")
         sys.exit("OutOfMemoryError: tried to allocate 80 GiB")
     if mode == "needs":
-        node, _, file = once.rpartition("=")
-        if not Path(file).exists() and node in ("", os.uname().nodename):
-            print(f"process {os.getpid()} looks for its weights")
+        print(f"process {os.getpid()} looks for its weights")
+        if not Path(once).exists():
             sys.exit("OSError: the weights are not there")
+    if mode == "cursed":
+        try:
+            Path(once).symlink_to(os.uname().nodename)
+        except FileExistsError:
+            pass
+        if str(Path(once).readlink()) == os.uname().nodename:
+            sys.exit("RuntimeError: the driver is not loaded")
     if mode == "hang":
         time.sleep(600)
     Handler.model, Handler.mode, Handler.once = model, mode, Path(once)

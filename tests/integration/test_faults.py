@@ -101,7 +101,8 @@ def test_a_second_collector_decides_nothing(complete: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     shutil.copytree(complete, run)
     (run / "certificate.json").unlink()
-    command = [sys.executable, "-m", "evalhpc", "node", "collect", "--run-dir", run, "--round", "1"]
+    words = ["node", "collect", "--run-dir", str(run), "--round", "1"]
+    command = [sys.executable, "-m", "evalhpc", *words]
     with (run / "collect.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
