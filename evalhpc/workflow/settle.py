@@ -68,4 +68,16 @@ def _asks_anew(run: Run, number: int, outcome: Outcome) -> bool:
     before = outcome_before(run, number, outcome.benchmark)
     if before is None or before.dependents:
         return False
-    return bool(outcome.misses and outcome.unused)
+    return bool(outcome.misses and outcome.unused) and _has_new(run, number, outcome)
+
+
+def _has_new(run: Run, number: int, outcome: Outcome) -> bool:
+    """Whether a miss was never planned before: others are answers that damage took away."""
+    planned = {
+        request.key
+        for round_ in planned_rounds(run)
+        if round_ <= number
+        for request in read_requests(run.paths.round_plan(round_), run.hash)
+    }
+    path = run.paths.misses(number, outcome.benchmark)
+    return any(request.key not in planned for request in read_requests(path, run.hash))

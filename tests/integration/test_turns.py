@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cluster import wait_until
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
 from tests.models import tiny
@@ -58,6 +59,28 @@ def test_a_harness_that_asks_anew_each_time_is_named(site: Path, tmp_path: Path)
     assert done.returncode == 10
     assert "restless does not settle" in done.stderr
     assert not (run_dir / "certificate.json").exists()
+
+
+def test_an_answer_that_damage_took_away_is_asked_again(site: Path, tmp_path: Path) -> None:
+    """Its question is no new one, though a pass that had its answer went before."""
+    run_dir = tmp_path / "run"
+    done = evalhpc(
+        "submit", "--site", site, "--model", tiny.build(tmp_path / "tiny"), "--tasks",
+        "lm-eval/turns", "--run-dir", run_dir, "--shards", 1, "--wait",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    driver = json.loads((run_dir / "jobs.jsonl").read_text().splitlines()[0])["id"]
+    wait_until(lambda: not Path(f"/proc/{driver}").exists(), timeout=10, what="the driver ended")
+    scores = (run_dir / "results" / "results.yml").read_bytes()
+    journal = run_dir / "journals" / "0001-00000-000.journal"
+    os.truncate(journal, journal.stat().st_size - 5)
+    for name in ("certificate.json", "store.h5"):  # as if the last collector had been killed
+        (run_dir / name).unlink()
+    done = evalhpc("resume", run_dir, "--wait")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((run_dir / "certificate.json").read_text())["counts"]
+    assert (counts["planned"], counts["answered"], counts["rounds"]) == (24, 24, 4)
+    assert (run_dir / "results" / "results.yml").read_bytes() == scores
 
 
 @pytest.mark.parametrize("miss", ["forward", "wait"])
