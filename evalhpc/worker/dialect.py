@@ -8,7 +8,7 @@ from typing import Protocol
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import EndpointError
-from evalhpc.worker.replies import ignores_echo
+from evalhpc.worker.replies import ignores_echo, misfit
 
 
 class NoAnswer(EndpointError):
@@ -43,10 +43,18 @@ class OpenAI:
         return (request,)
 
     def join(self, request: Request, answers: Sequence[Answer]) -> Answer:
-        """The reply itself; EndpointError if it lacks the echo that a score is made of."""
+        """The reply itself; EndpointError if it lacks the echo that a score is made of.
+
+        NoAnswer if it is none to this request: with more or fewer choices, a stream.
+        """
         (answer,) = answers
-        if answer.status < 300 and ignores_echo(request.body, answer.body):
+        if answer.status >= 300:
+            return answer
+        if ignores_echo(request.body, answer.body):
             raise no_echo(request)
+        wrong = misfit(request.path, request.body, answer.content_type, answer.body)
+        if wrong:
+            raise NoAnswer(f"the model server's reply cannot be used: {wrong}")
         return answer
 
     def turn(self, wire: Request) -> bytes:

@@ -36,6 +36,8 @@ class ExportDeploy:
         refused = next((answer for answer in answers if answer.status >= 300), None)
         if refused is not None or request.method != "POST":
             return refused or answers[0]
+        if any(answer.content_type.startswith("text/event-stream") for answer in answers):
+            raise NoAnswer("the model server's reply cannot be used: it is a stream")
         kind, body = joined_body(read_request(request), [answer.body for answer in answers])
         latency = sum(answer.latency for answer in answers)
         attempts = max(answer.attempts for answer in answers)
@@ -67,7 +69,8 @@ class ExportDeployHf(ExportDeploy):
     def join(self, request: Request, answers: Sequence[Answer]) -> Answer:
         """As for Megatron; NoAnswer where the text is the server's report of an error."""
         for answer in answers:
-            if answer.status < 300 and request.method == "POST":
+            streamed = answer.content_type.startswith("text/event-stream")  # refused below
+            if answer.status < 300 and request.method == "POST" and not streamed:
                 text = generated_text(answer.body)
                 if text.startswith(_ERROR):
                     raise NoAnswer(text[:300])

@@ -119,7 +119,8 @@ def _logprobs(given: Any, *, echo: bool) -> dict[str, Any]:
 def _check_aligned(tokens: list[Any], tops: list[Any]) -> None:
     """No token can be likelier than the likeliest one at its place."""
     for value, top in zip(tokens, tops, strict=True):
-        if not isinstance(value, (int, float)) or not isinstance(top, dict) or not top:
+        numbers = [value, *top.values()] if isinstance(top, dict) and top else [None]
+        if not all(isinstance(number, (int, float)) for number in numbers):
             raise _wrong("its log-probabilities are no numbers")
         if value > max(top.values()) + _CLOSE:
             raise _wrong("its log-probabilities do not belong to the alternatives beside them")

@@ -280,6 +280,8 @@ def test_logprobs_of_generated_tokens_are_asked_for_alone() -> None:
         ({"token_logprobs": [None, -1.0, -2.0], "top_logprobs": [{"a": -1}]}, "for 2 tokens"),
         ({"token_logprobs": [], "top_logprobs": []}, "of the prompt"),
         ({"token_logprobs": [None, -1.0], "top_logprobs": [{"a": -9}]}, "do not belong"),
+        ({"token_logprobs": [None, -1.0], "top_logprobs": [{"a": None}]}, "no numbers"),
+        ({"token_logprobs": [None, -1.0], "top_logprobs": [{"a": "x"}]}, "no numbers"),
         (None, "padding"),
     ],
 )
@@ -314,6 +316,14 @@ def test_a_stream_is_made_from_the_whole_reply(path: str) -> None:
         choice = json.loads(line.removeprefix("data: "))["choices"][0]
         texts[choice["index"]] += choice.get("text") or choice.get("delta", {}).get("content", "")
     assert texts[0] == texts[1] == generated("Hello" if path == CHAT else "a b c", sent(asked)[0])
+
+
+@pytest.mark.parametrize("dialect", ["export-deploy", "export-deploy-hf"])
+def test_a_stream_from_the_server_itself_is_no_answer(dialect: str) -> None:
+    """It sends none: what comes as one is not its reply."""
+    stream = Answer(200, "text/event-stream", b"data: {}\n\ndata: [DONE]\n\n")
+    with pytest.raises(NoAnswer, match="a stream"):
+        DIALECTS[dialect].join(request(temperature=0, stream=True), [stream])
 
 
 def test_a_single_text_part_is_a_text() -> None:
