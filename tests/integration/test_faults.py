@@ -20,10 +20,19 @@ from tests.integration.test_local_path import EVALHPC, evalhpc
 from tests.models.checkpoints import write_hf
 
 
-def submit(folder: Path, server: str = "", *words: object) -> subprocess.CompletedProcess[str]:
-    """A run in `folder`/run with one request a unit; `server` are words for the quick server."""
+def submit(
+    folder: Path, server: str = "", *words: object, idle: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """A run in `folder`/run with one request a unit; `server` are words for the quick server.
+
+    The template `idle` ends with 0 before it did anything.
+    """
+    site = write_quick_site(folder, "local")
+    if idle:
+        template = folder / "templates" / idle
+        template.write_text("exit 0\n" + template.read_text())
     return evalhpc(
-        "submit", "--site", write_quick_site(folder, "local"), "--model",
+        "submit", "--site", site, "--model",
         write_hf(folder / "tiny", tokenizer=False), "--tasks", "lm-eval/ok", "--run-dir",
         folder / "run", "--set", "run.unit_size=1", "--set", f"deploy.extra_args=[{server}]",
         *words,
@@ -158,3 +167,30 @@ def test_a_read_only_run_directory_is_read(complete: Path, tmp_path: Path) -> No
         done = evalhpc("merge", run)
         assert done.returncode == 6
         assert "mounted read-only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "says"),
+    [
+        ("planning", 0, ""),  # a shard finds nothing planned, and runs pass 0 itself
+        ("harness/lm-eval.sh.j2", 8, "the harness of ok asked nothing in pass 0"),
+        ("deploy/hf.sh.j2", 7, "ended (exit code 0) before it answered"),
+        ("shard", 9, "round 1 answered none of its 8 requests"),
+        ("collect", 9, "the run ended without a score: it is stalled"),
+        ("deploy", 7, "no deployment job of this run was ready"),
+    ],
+)
+def test_a_step_that_reports_success_and_did_nothing_is_not_believed(
+    tmp_path: Path, kind: str, code: int, says: str
+) -> None:
+    """A script that ends with 0 at once, as after a crash of its node, makes no score."""
+    setup = f"environment.setup=['case $0 in *{kind}.s*) exit 0;; esac']"
+    words = ["--set", setup, "--set", "run.ready_timeout=5", "--shards", 1, "--wait"]
+    if kind == "deploy":
+        words += ["--set", "deploy.topology=job"]
+    done = submit(tmp_path, "", *words, idle=kind if "/" in kind else "")
+    run = tmp_path / "run"
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert (run / "certificate.json").exists() == (code == 0)
+    assert evalhpc("verify" if code == 0 else "results", run).returncode == (9 if code else 0)
