@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from evalhpc.errors import ClusterError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import JobRecord
-from evalhpc.workflow.jobs import recorded_jobs
+from evalhpc.workflow.jobs import recorded_jobs, slurm_ids
 from evalhpc.workflow.run import Run
 
 #: Tries of a question whose answer is welcome, but not waited for: squeue itself tries for seconds.
@@ -35,8 +35,7 @@ class JobAnswers:
 
 def ask(run: Run, slurm: Slurm | None = None, *further: int) -> JobAnswers:
     """Ask once about all Slurm jobs of the run, and `further` ones; a local run has none."""
-    ids = [job.id for job in recorded_jobs(run.paths) if job.scheduler == "slurm"]
-    ids += further
+    ids = [*slurm_ids(recorded_jobs(run.paths)), *further]
     if run.spec.site.scheduler != "slurm" or not ids:
         return JobAnswers(None, ())
     try:

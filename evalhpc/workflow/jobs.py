@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ def recorded_jobs(paths: RunPaths) -> list[Job]:
             cause="it was edited",
             hint=f"cat {paths.jobs}  # remove that line",
         ) from error
+
+
+def slurm_ids(jobs: Iterable[Job]) -> list[int]:
+    """What Slurm knows these jobs by; a resume is recorded among them, and is none."""
+    return [job.id for job in jobs if job.scheduler == "slurm" and job.kind != "resume"]
 
 
 def rounds_since_resume(paths: RunPaths, planned: Sequence[int]) -> list[int]:

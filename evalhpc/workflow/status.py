@@ -18,7 +18,7 @@ from evalhpc.storage.atomic import read_jsonl
 from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.excluded_nodes import excluded_nodes
 from evalhpc.workflow.job_answers import ask
-from evalhpc.workflow.jobs import Job, driver_alive, recorded_jobs
+from evalhpc.workflow.jobs import Job, driver_alive, recorded_jobs, slurm_ids
 from evalhpc.workflow.provenance import moved_from
 from evalhpc.workflow.records import read_object, read_record
 from evalhpc.workflow.rounds import load_plan, planned_rounds
@@ -137,7 +137,7 @@ def job_views(jobs: list[Job], slurm: JobSource | None) -> tuple[JobView, ...]:
 
 
 def _records(jobs: list[Job], slurm: JobSource | None) -> dict[int, list[JobRecord]] | None:
-    ids = [job.id for job in jobs if job.scheduler == "slurm" and job.kind != "resume"]
+    ids = slurm_ids(jobs)
     return slurm.jobs(ids) if slurm is not None and ids else None
 
 

@@ -193,6 +193,16 @@ def test_without_a_controller_the_files_tell(traces: Traces) -> None:
         slurm.jobs([6])
 
 
+def test_slurm_is_asked_for_jobs_only(traces: Traces) -> None:
+    """Not for a resume, which stands among them without a number: an id 0 is an error to squeue."""
+    traces.job("shard", 6, "RUNNING", 1)
+    record_job(traces.run.paths, "resume", 0, 1, "slurm")
+    fake = FakeSlurm()
+    ask(traces.run, fake.gate())
+    assert fake.calls
+    assert all("0" not in word.split(",") for call in fake.calls for word in call)
+
+
 def test_status_says_the_likeliest_cause_of_a_run_that_stands(traces: Traces) -> None:
     """And nothing of one that goes on."""
     traces.log("server-1-0.log", OOM)
