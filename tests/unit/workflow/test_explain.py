@@ -197,10 +197,10 @@ def test_slurm_is_asked_for_jobs_only(traces: Traces) -> None:
     """Not for a resume, which stands among them without a number: an id 0 is an error to squeue."""
     traces.job("shard", 6, "RUNNING", 1)
     record_job(traces.run.paths, "resume", 0, 1, "slurm")
-    fake = FakeSlurm()
-    ask(traces.run, fake.gate())
-    assert fake.calls
-    assert all("0" not in word.split(",") for call in fake.calls for word in call)
+    fake = FakeSlurm(squeue="", sacct="")
+    assert ask(traces.run, fake.gate()).why_not == ""
+    asked = [word for call in fake.calls for word in call if word.startswith("--jobs")]
+    assert asked == ["--jobs=6"] * len(fake.calls)
 
 
 def test_status_says_the_likeliest_cause_of_a_run_that_stands(traces: Traces) -> None:
