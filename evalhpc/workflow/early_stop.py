@@ -42,13 +42,16 @@ def fatal_records(run: Run, round_: int) -> Iterator[tuple[int, dict[str, Any]]]
                 yield int(name[1]), record
 
 
-def fault_of_round(run: Run, round_: int) -> CommonFault | None:
-    """What ended the shards of a round, all of them that have tried; None where one is ready."""
+def fault_of_round(run: Run, round_: int, besides: int | None = None) -> CommonFault | None:
+    """What ended the shards of a round, all of them that have tried; None where one is ready.
+
+    `besides`: a shard whose own ends do not count.
+    """
     deaths = [
         Death(shard, record.get("node", ""), record["exit_code"], record["fatal"],
               record.get("cause", ""), record.get("hint", ""))
         for shard, record in fatal_records(run, round_)
-        if "fatal" in record and not record.get("answered")
+        if "fatal" in record and not record.get("answered") and shard != besides
     ]  # fmt: skip
     if not deaths or _any_answer(run, round_):
         return None
@@ -64,9 +67,12 @@ def fault_of_round(run: Run, round_: int) -> CommonFault | None:
     return common_fault(deaths, shards=_shards(run, round_), other_nodes=nodes)
 
 
-def refuse_futile(run: Run, round_: int) -> None:
-    """Before a shard begins: raises FutileError where it would fail as all before it did."""
-    fault = fault_of_round(run, round_)
+def refuse_futile(run: Run, round_: int, shard: int) -> None:
+    """Before a shard begins: raises FutileError where it would fail as all before it did.
+
+    One that failed itself is judged by the others: a user may want to watch it fail.
+    """
+    fault = fault_of_round(run, round_, besides=shard)
     if fault is None:
         return
     raise FutileError(

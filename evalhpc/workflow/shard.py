@@ -46,7 +46,7 @@ def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
         log.info("shard %d: the run was cancelled", shard)
         return total
     answering = answering_round(run, round_)
-    refuse_futile(run, answering)
+    refuse_futile(run, answering, shard)
     refuse_endless(run, answering, shard, restarts_here())
     with interruptible(), Replicas(run, round_, shard) as replicas:
         if not planned_rounds(run) and not _plan(run, shard, replicas, total):

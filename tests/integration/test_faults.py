@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,23 @@ def shard(run: Path, number: int) -> subprocess.CompletedProcess[str]:
     )
 
 
+def ended_by(run: Path, number: signal.Signals) -> int:
+    """Exit code of shard 0, started by hand, that gets a signal while its model loads."""
+    log = run / "logs" / "server-1-0.log"
+    log.unlink()
+    env = {**os.environ, "EVALHPC_SHARD": "0"}
+    child = subprocess.Popen(["bash", run / "scripts" / "shard.sbatch", "1"], env=env)
+    try:
+        for _ in range(600):
+            if log.exists() or child.poll() is not None:
+                break
+            time.sleep(0.05)
+        child.send_signal(number)
+        return child.wait(30)
+    finally:
+        child.kill()
+
+
 def jobs(run: Path, kind: str) -> list[dict[str, object]]:
     records = map(json.loads, (run / "jobs.jsonl").read_text().splitlines())
     return [record for record in records if record["kind"] == kind]
@@ -72,6 +91,17 @@ def test_a_fault_that_every_shard_meets_stops_the_run_and_resume_begins_anew(
     done = evalhpc("resume", run, "--wait")
     assert done.returncode == 0, done.stderr
     assert evalhpc("verify", run).returncode == 0
+
+
+def test_a_shard_that_is_asked_to_end_has_a_code_of_its_own(tmp_path: Path) -> None:
+    """75 after the signal of a walltime or a preemption, which no killed process has."""
+    done = submit(tmp_path, "die", "--shards", 1, "--wait")
+    assert done.returncode == 7, done.stderr
+    run = tmp_path / "run"
+    (run / "scripts" / "server.sh").write_text("exec sleep 600\n")
+    assert ended_by(run, signal.SIGUSR1) == 75
+    assert ended_by(run, signal.SIGTERM) == 75
+    assert len(list((run / "journals").glob("0001-00000-*.failures.jsonl"))) == 1
 
 
 def test_two_who_resume_at_once_start_one_array(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""What shards that failed decide for those that follow, and for the nodes of the next round."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from evalhpc.errors import EndpointError, EvalhpcError, FutileError, StorageError
+from evalhpc.storage.leases import LeaseBook
+from evalhpc.workflow import excluded_nodes
+from evalhpc.workflow.desk import Desk
+from evalhpc.workflow.early_stop import fault_of_round, refuse_endless, refuse_futile
+from evalhpc.workflow.excluded_nodes import (
+    choose_excluded,
+    excluding,
+    node_failures,
+    one_bad_node,
+)
+from evalhpc.workflow.jobs import record_job
+from evalhpc.workflow.run import Run
+from tests.unit.workflow.test_desk import ANSWER, planned
+
+
+def fail(run: Run, shard: int, node: str, error: EvalhpcError, *, answers: int = 0) -> None:
+    """A shard that ends with an error, after so many answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURMD_NODENAME", node)
+        failing = pytest.raises(EvalhpcError)
+        with failing, Desk(run, 1, shard) as desk:
+            for _ in range(answers):
+                _answer(desk)
+            raise error
+
+
+def _answer(desk: Desk) -> None:
+    async def one() -> None:
+        taken = await desk.take()
+        assert taken is not None
+        desk.record(taken[1][0].key, ANSWER)
+        await desk.settle(taken[0])
+        desk.counts.answered += 1
+
+    asyncio.run(one())
+
+
+def died(port: int) -> EndpointError:
+    return EndpointError(f"the server at 127.0.0.1:{port} ended\n  | log {port}", cause="see it")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with a round of eight units, and shards for them."""
+    return planned(tmp_path, ["model"] * 8, shards=8)
+
+
+def test_the_fourth_of_four_alike_does_not_begin(run: Run) -> None:
+    """Three on two nodes are enough, two are not; the cause is in the error."""
+    for shard in range(2):
+        fail(run, shard, f"n{shard}", died(4000 + shard))
+        refuse_futile(run, 1, 7)
+    fail(run, 2, "n1", died(4002))
+    with pytest.raises(FutileError, match="3 shards failed alike on n0, n1") as futile:
+        refuse_futile(run, 1, 7)
+    assert futile.value.cause == "see it"
+    refuse_futile(run, 1, 2)  # by hand, to see it fail once more
+
+
+def test_an_answer_or_a_ready_shard_speaks_against_it(run: Run) -> None:
+    """As long as one shard has its model up, or has ever answered, others may do better."""
+    for shard in range(3):
+        fail(run, shard, f"n{shard}", died(4000))
+    assert fault_of_round(run, 1) is not None
+    with Desk(run, 1, 7) as desk:
+        assert fault_of_round(run, 1) is not None  # it loads
+        desk.state = "working"
+        desk._beat()
+        assert fault_of_round(run, 1) is None
+        _answer(desk)
+    assert fault_of_round(run, 1) is None
+
+
+def test_a_resumed_run_begins_anew(run: Run) -> None:
+    """What failed before the user put it right counts no more, for shards as for nodes."""
+    for shard in range(3):
+        fail(run, shard, "n1", died(4000))
+    assert fault_of_round(run, 1) is not None
+    assert len(list(node_failures(run))) == 3
+    record_job(run.paths, "resume", 0, 1, "slurm")
+    assert fault_of_round(run, 1) is None
+    assert list(node_failures(run)) == []
+
+
+def test_failures_count_for_their_node(run: Run) -> None:
+    """A death before any answer, a server that died at work, a shard that was silenced, and one
+    whose next life found its last heartbeat; not what a shard gave up after answers."""
+    fail(run, 0, "n1", StorageError("no space"))
+    fail(run, 1, "n2", died(4001), answers=1)
+    fail(run, 2, "n3", StorageError("no space"), answers=1)
+    leases = run.paths.round_leases(1)
+    LeaseBook(leases, "00003", 60).beat({"state": "working", "node": "n4", "resumes": 0})
+    LeaseBook(leases, "00004", 60).beat({"state": "starting", "node": "n5", "resumes": 0})
+    with Desk(run, 1, 4):
+        pass
+    assert sorted(node for node, _ in node_failures(run)) == ["n1", "n2", "n4", "n5"]
+
+
+def test_a_bad_node_is_excluded_beside_those_of_the_site(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice is enough; it is written down, joins the site's own list, and goes with a resume."""
+    slurm = run.spec.site.slurm.model_copy(
+        update={"extra": ("--exclude=a[1-2]", "--mail-type=END")}
+    )
+    site = run.spec.site.model_copy(update={"slurm": slurm})
+    run = Run(run.paths, run.spec.model_copy(update={"site": site}), run.hash)
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: frozenset({"n1", "n2"}))
+    fail(run, 0, "n1", died(1))
+    choose_excluded(run)
+    assert excluding(run) == ()
+    fail(run, 1, "n1", died(2))
+    choose_excluded(run)
+    assert excluding(run) == ("--exclude=a[1-2],n1",)
+    assert one_bad_node(run)
+    record_job(run.paths, "resume", 0, 1, "slurm")
+    assert excluding(run) == ()
+
+
+def test_never_all_nodes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too few would be left, or nobody says how many there are, it is not the node."""
+    fail(run, 0, "n1", died(1))
+    fail(run, 1, "n1", StorageError("no space"))
+    for known in (frozenset({"n1"}), frozenset()):
+        monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _, known=known: known)
+        choose_excluded(run)
+        assert excluding(run) == ()
+
+
+def test_a_task_that_slurm_starts_again_and_again_is_ended(run: Run) -> None:
+    """Five starts in a row without an answer, or more than twenty at all; by hand without end."""
+    for _ in range(5):
+        with Desk(run, 1, 0):
+            refuse_endless(run, 1, 0, 4)
+    refuse_endless(run, 1, 0, 0)
+    with pytest.raises(FutileError, match="cut off before its first answer"):
+        refuse_endless(run, 1, 0, 5)
+    with Desk(run, 1, 0) as desk:
+        _answer(desk)
+    refuse_endless(run, 1, 0, 6)
+    with pytest.raises(FutileError, match="21 times anew"):
+        refuse_endless(run, 1, 0, 21)
