@@ -14,6 +14,7 @@ from evalhpc.http.client_connection import ClientConnection
 from evalhpc.http.descriptors import raise_descriptor_limit
 from evalhpc.http.errors import TransportError
 from evalhpc.http.heads import field_line, request_start
+from evalhpc.http.incoming import Held
 from evalhpc.http.messages import JSON, HttpResponse
 from evalhpc.http.origin import Origin, RedirectMemory, tls_context
 
@@ -28,6 +29,7 @@ class HttpClient:
     Waiting requests are served in order; `timeout` (seconds) counts from when a request has its
     connection. A status is never an error here: only a reply that did not come is, as a
     TransportError. Use within one event loop; `close` at the end, or `async with`.
+    A body has at most `max_reply` bytes, all that are under way together `max_held`.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class HttpClient:
         connections: int = 64,
         timeout: float = 600.0,
         connect_timeout: float = 30.0,
-        max_reply: int = 1024**3,
+        max_reply: int = 256 * 1024**2,
+        max_held: int = 1024**3,
         tls_verify: bool = True,
     ) -> None:
         """Raises UsageError for a base URL, ValueError for a header that cannot be sent."""
@@ -54,6 +57,7 @@ class HttpClient:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._max_reply = max_reply
+        self._held = Held(max_held)
         self._redirects = RedirectMemory()
         self._slots = asyncio.Semaphore(connections)
         self._idle: list[ClientConnection] = []
@@ -159,7 +163,7 @@ class HttpClient:
         origin, loop = self._origin, asyncio.get_running_loop()
         opening = loop.create_task(
             loop.create_connection(
-                lambda: ClientConnection(loop, self._name, self._max_reply),
+                lambda: ClientConnection(loop, self._name, self._max_reply, self._held),
                 origin.host, origin.port, ssl=self._tls,
             )
         )  # fmt: skip

@@ -7,7 +7,7 @@ import asyncio
 import httptools
 
 from evalhpc.http.errors import FailureKind, TransportError
-from evalhpc.http.incoming import BadMessage, BodyTooLarge, HeadTooLarge, MessageReader
+from evalhpc.http.incoming import BadMessage, BodyTooLarge, HeadTooLarge, Held, MessageReader
 from evalhpc.http.messages import HttpResponse, find_field
 
 #: Above this size, head and body go out as two buffers instead of one copy.
@@ -19,8 +19,11 @@ class ClientConnection(MessageReader, asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, max_reply: int) -> None:
-        super().__init__(max_reply)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, max_reply: int, held: Held | None = None
+    ) -> None:
+        """`held` is shared by the connections of one client."""
+        super().__init__(max_reply, held or Held(max_reply))
         self._loop = loop
         self._name = name  # of the server, for messages
         self._parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
@@ -84,6 +87,7 @@ class ClientConnection(MessageReader, asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._reply is None or self._reply.done():
+            self._let_go()
             return
         if exc is None and self._in_body and self._ends_with_connection:
             self._complete()
@@ -128,6 +132,7 @@ class ClientConnection(MessageReader, asyncio.Protocol):
     def _complete(self, *, reusable: bool = False) -> None:
         self.reusable = reusable
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        self._let_go()
         if self._reply is not None and not self._reply.done():
             response = HttpResponse(self._parser.get_status_code(), self._fields, body)
             self._reply.set_result(response)
@@ -135,6 +140,7 @@ class ClientConnection(MessageReader, asyncio.Protocol):
     def _fail(self, kind: FailureKind, what: str) -> None:
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(TransportError(kind, f"{self._name} {what}"))
+        self._clear()
         self.abort()
 
     def _check_deadline(self) -> None:

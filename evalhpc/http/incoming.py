@@ -25,6 +25,14 @@ class UpgradeAsked(BadMessage):
     """The peer wants to leave HTTP/1.1."""
 
 
+class Held:
+    """Bytes of unfinished bodies that one side holds now, over all of its connections."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.now = 0
+
+
 class MessageReader:
     """The parser's callbacks that both sides share: fields and body, each bounded.
 
@@ -33,14 +41,22 @@ class MessageReader:
 
     _parser: httptools.HttpRequestParser | httptools.HttpResponseParser
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, held: Held) -> None:
         self._max_body = max_body
+        self._held = held
+        self._holds = 0  # our part of it
         self._unproductive = 0  # bytes since the last one that got us further
         self._clear()
 
     def _clear(self) -> None:
         self._fields: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The body is complete, or of no more use: it no longer counts."""
+        self._held.now -= self._holds
+        self._holds = 0
 
     def _feed(self, data: bytes) -> None:
         """Parse what came; raises BadMessage."""
@@ -80,6 +96,11 @@ class MessageReader:
         self._unproductive = 0
         if len(self._body) + len(data) > self._max_body:
             raise BodyTooLarge(f"a body of more than {self._max_body} bytes")
+        self._holds += len(data)
+        self._held.now += len(data)
+        if self._held.now > self._held.most:
+            # A peer that fills every connection a little is as bad as one that fills one.
+            raise BodyTooLarge(f"bodies of more than {self._held.most} bytes at the same time")
         if not self._body:
             self._body = data
             return

@@ -29,7 +29,8 @@ class HttpServer:
 
     A handler that returns its HttpReply at once costs no task; an awaited one is cancelled when
     its client goes away (shield what must outlive that). One that raises answers 500, and the
-    error goes to `report`.
+    error goes to `report`. A client that takes minutes for the head of a request, or a quarter of
+    an hour for nothing at all, loses its connection.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class HttpServer:
                 hint="choose another port, or 0 for any free one",
             ) from error
         self._service = service
+        service.watch()
         return int(self._listener.sockets[0].getsockname()[1])
 
     async def close(self, grace: float = 5.0) -> None:
@@ -80,6 +82,7 @@ class HttpServer:
             return
         self._listener = self._service = None
         service.closing = True
+        service.unwatch()
         listener.close()
         for connection in tuple(service.connections):
             connection.wind_down()

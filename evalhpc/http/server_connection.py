@@ -12,7 +12,14 @@ import httptools
 from evalhpc.http.heads import BODILESS, origin_form, reply_start
 from evalhpc.http.incoming import BadMessage, MessageReader, UpgradeAsked
 from evalhpc.http.messages import HttpReply, HttpRequest, error_reply
-from evalhpc.http.service import Asked, Service, offered_token, refusal_of
+from evalhpc.http.service import (
+    QUIET_LOOKS,
+    SLOW_LOOKS,
+    Asked,
+    Service,
+    offered_token,
+    refusal_of,
+)
 
 #: Above this size, head and body go out as two buffers instead of one copy.
 _COPY_LIMIT = 64 * 1024
@@ -26,12 +33,14 @@ class ServerConnection(MessageReader, asyncio.Protocol):
     _transport: asyncio.Transport
 
     def __init__(self, service: Service) -> None:
-        super().__init__(service.max_body)
+        super().__init__(service.max_body, service.held)
         self._service = service
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
         self._url = b""
         self._named = False
         self._receiving = False  # part of a request is here
+        self._unknown = True  # nobody who may ask has asked, or is asking now
+        self._quiet = self._slow = 0  # looks without a sign of the client, or while it is unknown
         self._refused: HttpReply | None = None  # the answer to the request being received
         self._continue_due = False
         self._waiting: deque[Asked] = deque()
@@ -56,6 +65,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
         """The client went: whatever still works on its answer is cancelled."""
         self._ended = True
         self._waiting.clear()
+        self._clear()
         if self._task is not None:
             self._task.cancel()
         if self._linger is not None:
@@ -72,6 +82,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client caught up."""
         self._writing_paused = False
+        self._quiet = 0
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._advance()
@@ -80,6 +91,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
         """Parse what came, then answer what is complete."""
         if self._ended or self._last is not None:
             return
+        self._quiet = 0
         try:
             self._feed(data)
         except BadMessage as error:
@@ -95,6 +107,16 @@ class ServerConnection(MessageReader, asyncio.Protocol):
         """Cut the connection."""
         self._transport.abort()
 
+    def look(self) -> None:
+        """Cut the connection if its client has been quiet, or slow to show itself, for too long."""
+        if self._task is not None and not self._writing_paused:
+            self._quiet = 0  # it waits for us
+            return
+        self._quiet += 1
+        self._slow = self._slow + 1 if self._unknown else 0
+        if self._quiet > QUIET_LOOKS or self._slow > SLOW_LOOKS:
+            self.abort()
+
     # The parser's side.
 
     def on_message_begin(self) -> None:
@@ -102,7 +124,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
         self._clear()
         self._url = b""
         self._refused = None
-        self._receiving = True
+        self._receiving = self._unknown = True
 
     def on_url(self, piece: bytes) -> None:
         """A piece of the request target."""
@@ -114,11 +136,13 @@ class ServerConnection(MessageReader, asyncio.Protocol):
             raise UpgradeAsked  # the parser skips the body of such a request
         fields = dict(self._fields)
         service = self._service
+        self._unknown = False
         self._expect_body(fields.get(b"content-length"))
         self._named = b"connection" in fields
         if service.token is not None and not hmac.compare_digest(
             offered_token(fields), service.token
         ):
+            self._unknown = True
             self._refused = error_reply(401, "missing or wrong token", "authentication_error")
             self._refused.headers = (("www-authenticate", "Bearer"),)
         if fields.get(b"expect", b"").lower() == b"100-continue":
@@ -147,6 +171,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
             self._fields,
             self._body if isinstance(self._body, bytes) else bytes(self._body),
         )
+        self._let_go()
         old = parser.get_http_version() == "1.0"
         asked = Asked(request, self._refused, parser.should_keep_alive(), self._named, old)
         self._waiting.append(asked)

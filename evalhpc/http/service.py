@@ -7,8 +7,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from evalhpc.http.incoming import BadMessage, BodyTooLarge, HeadTooLarge, UpgradeAsked
+from evalhpc.http.incoming import (
+    BadMessage,
+    BodyTooLarge,
+    HeadTooLarge,
+    Held,
+    UpgradeAsked,
+)
 from evalhpc.http.messages import HttpReply, HttpRequest, error_reply
+
+#: Seconds between two looks at all connections.
+LOOK = 15.0
+#: Looks until a connection ends: one whose client is slow to say what it wants (or holds no token),
+#: and one on which nothing happens. Clients keep connections; what they find closed they open anew.
+SLOW_LOOKS, QUIET_LOOKS = 8, 60
+#: Bodies that are received at the same time, in units of the largest one.
+_BODIES = 8
 
 Handler = Callable[[HttpRequest], "HttpReply | Awaitable[HttpReply]"]
 
@@ -21,6 +35,9 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """End at once."""
+
+    def look(self) -> None:
+        """End where the client has had its time; called every LOOK seconds."""
 
 
 @dataclass(slots=True)
@@ -35,6 +52,28 @@ class Service:
     connections: set[Connection] = field(default_factory=set)
     closing: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    held: Held = field(init=False)
+    _next_look: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.held = Held(_BODIES * self.max_body)
+
+    def watch(self) -> None:
+        """Look at the connections from now on, until `unwatch`.
+
+        They count looks instead of seconds: a loop that was held up has not looked meanwhile.
+        """
+        self._next_look = self.loop.call_later(LOOK, self._look)
+
+    def unwatch(self) -> None:
+        """Look no more."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    def _look(self) -> None:
+        self.watch()
+        for connection in tuple(self.connections):
+            connection.look()
 
 
 class Asked(NamedTuple):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evalhpc.http.client_connection import ClientConnection
 from evalhpc.http.errors import TransportError
+from evalhpc.http.incoming import Held
 from evalhpc.http.messages import HttpResponse
 from tests.http_fakes import FakeLoop, FakeTransport, pieces
 
@@ -142,6 +143,27 @@ def test_a_body_at_the_limit_is_taken() -> None:
     """The limit itself is allowed."""
     reply = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b"x" * 1000
     assert len(Exchange(max_reply=1000).get(reply).reply.result().body) == 1000
+
+
+def test_replies_under_way_together_are_bounded() -> None:
+    """A server that fills each of many replies a little does not fill the memory."""
+    loop, held = FakeLoop(), Held(2500)
+    connections = [ClientConnection(loop.as_loop(), "http://h", 1000, held) for _ in range(4)]
+    replies = []
+    for connection in connections:
+        connection.connection_made(FakeTransport())
+        replies.append(connection.exchange(b"GET / HTTP/1.1\r\n\r\n", b"", 10.0))
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n" + b"x" * 800)
+    assert [reply.done() for reply in replies] == [False, False, False, True]
+    error = replies[3].exception()
+    assert isinstance(error, TransportError)
+    assert error.kind == "too_large"
+    for connection in connections[:2]:
+        connection.data_received(b"x" * 100)
+    connections[2].connection_lost(None)
+    assert [len(reply.result().body) for reply in replies[:2]] == [900, 900]
+    assert replies[2].exception() is not None
+    assert held.now == 0
 
 
 def test_surplus_bytes_do_not_reach_the_next_exchange() -> None:

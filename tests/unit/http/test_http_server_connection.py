@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evalhpc.http.messages import HttpReply, HttpRequest
 from evalhpc.http.server_connection import ServerConnection
-from evalhpc.http.service import Handler, Service
+from evalhpc.http.service import LOOK, QUIET_LOOKS, SLOW_LOOKS, Handler, Service
 from tests.http_fakes import FakeLoop, FakeTransport, pieces
 
 POST = b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\n\r\nabc"
@@ -311,6 +311,100 @@ def test_a_request_under_way_is_answered_before_the_server_closes() -> None:
     peer.connection.wind_down()
     assert not peer.transport.closed
     assert peer.send(POST[-1:]).endswith(b"abc")
+
+
+def looks(peer: Peer, count: int, each: bytes = b"") -> bool:
+    """Whether the connection is there after so many looks, with these bytes before each."""
+    for _ in range(count):
+        if each and not peer.transport.closed:
+            peer.connection.data_received(each)
+        if not peer.transport.closed:
+            peer.connection.look()
+    return not peer.transport.closed
+
+
+DENIED = b"POST / HTTP/1.1\r\napi-key: wrong\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [(b"", b""), (b"GET / HTTP/1.1\r\nx: ", b"v"), (DENIED, b"1\r\nx\r\n"), (POST + b"G", b"")],
+    ids=["nothing", "slow head", "denied body", "second head"],
+)
+def test_a_client_that_does_not_show_itself_is_cut_off(first: bytes, each: bytes) -> None:
+    """Whoever holds no token, or never says what it wants, has some looks, whatever it sends."""
+    peer = Peer(token=b"t" if first == DENIED else None)
+    if first:
+        peer.send(first)
+    assert looks(peer, SLOW_LOOKS, each)
+    assert not looks(peer, 1, each)
+    assert peer.transport.aborted
+
+
+@pytest.mark.parametrize("first", [POST, POST[:-1]], ids=["idle", "in a body"])
+def test_a_silent_client_is_cut_off_late(first: bytes) -> None:
+    """A harness may think for long between two requests, or within one; not for ever."""
+    peer = Peer()
+    peer.send(first)
+    assert looks(peer, QUIET_LOOKS)
+    assert not looks(peer, 1)
+
+
+def test_a_body_that_drips_is_waited_for() -> None:
+    """Each piece of a known client's body is a sign of life."""
+    peer = Peer()
+    peer.send(POST.replace(b"length: 3", b"length: 900") + b"x")
+    assert looks(peer, QUIET_LOOKS + 5, b"x")
+
+
+def test_a_client_that_takes_no_answer_is_cut_off() -> None:
+    """Its further requests wait in vain."""
+    peer = Peer()
+    peer.connection.pause_writing()
+    peer.send(POST + POST)
+    assert looks(peer, QUIET_LOOKS)
+    assert not looks(peer, 1)
+
+
+def test_a_client_that_waits_for_us_is_never_cut_off() -> None:
+    """A model may take an hour for one answer."""
+    peer = Peer()
+    peer.send(POST)
+    peer.connection._task = asyncio.Future(loop=peer.loop.as_loop())  # type: ignore[assignment]
+    assert looks(peer, 10 * QUIET_LOOKS)
+
+
+def test_the_service_looks_at_all_connections_until_it_closes() -> None:
+    """At its interval, for as long as it serves."""
+    peer = Peer()
+    service = peer.connection._service
+    service.watch()
+    for number in range(1, SLOW_LOOKS + 2):
+        assert not peer.transport.closed
+        peer.loop.advance(number * LOOK)
+    assert peer.transport.aborted
+    service.unwatch()
+    assert all(timer.cancelled for _, timer in peer.loop.timers)
+
+
+def test_bodies_of_all_connections_together_are_bounded() -> None:
+    """Many clients that each send a little less than the limit do not fill the memory."""
+    first = Peer(max_body=1000)
+    service = first.connection._service
+    others = []
+    for _ in range(9):
+        connection, transport = ServerConnection(service), FakeTransport()
+        connection.connection_made(transport)
+        connection.data_received(POST.replace(b"length: 3", b"length: 999") + b"x" * 900)
+        others.append((connection, transport))
+    refused = [transport.taken for _, transport in others if transport.taken]
+    assert len(refused) == 1
+    assert refused[0].startswith(b"HTTP/1.1 413 ")
+    for connection, _ in others:
+        connection.connection_lost(None)
+    assert service.held.now == 0
+    assert first.send(POST).endswith(b"abc")
+    assert service.held.now == 0
 
 
 def test_connections_are_counted() -> None:
