@@ -100,7 +100,11 @@ class Hub(BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(
-        self, status: int, data: bytes, headers: dict[str, str] | None = None, sent: int | None = None
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        sent: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():

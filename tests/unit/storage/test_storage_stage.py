@@ -1,0 +1,96 @@
+"""The stage folder: one staging at a time, records, and whether what they name is still there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evalhpc.errors import StorageError
+from evalhpc.models.stage import StageRecord, record_name, stage_key
+from evalhpc.models.suite import Benchmark, Params
+from evalhpc.storage.stage import StageFolder
+
+SUMS = Benchmark(name="sums", harness="lm-eval", task="tiny/sums")
+REPO = "huggingface/hub/datasets--tiny--sums"
+
+
+def record(folder: StageFolder) -> StageRecord:
+    """One of everything that the folder holds."""
+    return StageRecord(
+        benchmark="sums", harness="lm-eval", task="tiny/sums", key=stage_key(SUMS), requests=4,
+        digest="00", same=True, isolated=True, entries=folder.entries(), fetched_bytes=1,
+        staged="2026-01-01T00:00:00+00:00", staged_by="me@here", evalhpc_version="0", seconds=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StageFolder:
+    """A stage folder with one data set of a known commit and two files, one of them cut."""
+    made = StageFolder(tmp_path / "stage")
+    made.make()
+    repo = made.root / REPO
+    for name, text in (("refs/main", "c1\n"), ("blobs/a", "12345"), ("blobs/b.incomplete", "1")):
+        path = repo / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return made
+
+
+def test_an_entry_tells_its_commit_and_its_whole_files(folder: StageFolder) -> None:
+    """What a cut download left counts for nothing, nor do lock files beside the data sets."""
+    (folder.root / "huggingface/datasets/x.lock").touch()
+    (entry,) = folder.entries()
+    assert (entry.name, entry.version, entry.files, entry.bytes) == (REPO, "c1", 2, 8)
+
+
+def test_a_record_is_found_by_what_decides_on_the_data(folder: StageFolder) -> None:
+    """Another limit or seed needs the same data; another tokenizer by name needs more."""
+    folder.write(SUMS, record(folder))
+    again = SUMS.model_copy(update={"params": Params(limit=3, seed=7, tokenizer="/a/folder")})
+    other = SUMS.model_copy(update={"params": Params(tokenizer="org/words")})
+    assert folder.read(again) == folder.read(SUMS) == next(folder.all_records())
+    assert folder.read(other) is None
+    assert "/" not in record_name(SUMS)
+
+
+def test_a_damaged_record_counts_as_none(folder: StageFolder) -> None:
+    """Staging again writes it anew."""
+    folder.write(SUMS, record(folder))
+    (folder.records / f"{record_name(SUMS)}.json").write_text("{")
+    assert folder.read(SUMS) is None
+    assert list(folder.all_records()) == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "moved on", "smaller"])
+def test_what_has_changed_since_is_named(folder: StageFolder, harm: str) -> None:
+    """A data set that was removed, that another staging moved to another commit, or was cut."""
+    staged = record(folder)
+    assert folder.lost(staged) == ()
+    if harm == "gone":
+        (folder.root / REPO).rename(folder.root / "aside")
+    elif harm == "moved on":
+        (folder.root / REPO / "refs/main").write_text("c2\n")
+    else:
+        (folder.root / REPO / "blobs/a").write_text("1")
+    assert folder.lost(staged) == (REPO,)
+
+
+def test_one_staging_at_a_time(folder: StageFolder) -> None:
+    """The second says who is at work, instead of writing into the same caches."""
+    second = StageFolder(folder.root).locked(0)
+    busy = pytest.raises(StorageError, match="another `evalhpc stage`")
+    with folder.locked(0), busy, second:
+        pass
+    with folder.locked(0):
+        pass
+
+
+def test_a_workspace_leaves_nothing_and_clears_what_a_killed_one_left(folder: StageFolder) -> None:
+    """It is private, too: a run directory is made in it."""
+    left = folder.root / "work" / "killed"
+    left.mkdir()
+    with folder.workspace() as work:
+        assert not left.exists()
+        assert work.stat().st_mode & 0o77 == 0
+    assert list((folder.root / "work").iterdir()) == []

@@ -1,0 +1,146 @@
+"""The short check before a submission."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evalhpc
+from evalhpc import process
+from evalhpc.errors import ConfigError, StorageError
+from evalhpc.models.runspec import RunSpec
+from evalhpc.models.stage import StageRecord, stage_key
+from evalhpc.paths import RunPaths
+from evalhpc.process import Finished
+from evalhpc.storage.stage import StageFolder
+from evalhpc.workflow import preflight as checks
+from evalhpc.workflow.run import Run
+from evalhpc.workflow.wish import Wish
+from tests.factories import make_spec
+
+
+def run_of(folder: Path, **site: Any) -> Run:
+    """A run in `folder` at a site without Slurm."""
+    spec = make_spec(
+        site={"scheduler": "local", "run_root": str(folder), **site}, python=sys.executable
+    )
+    return Run(RunPaths(folder), spec, spec.digest())
+
+
+def staged(spec: RunSpec, **changes: Any) -> None:
+    """Its first benchmark is staged."""
+    (benchmark,) = spec.benchmarks
+    folder = StageFolder(Path(str(spec.site.stage_dir)))
+    folder.make()
+    record = StageRecord(
+        benchmark=benchmark.name, harness=benchmark.harness, task=benchmark.task,
+        key=stage_key(benchmark), requests=9, digest="", same=True, isolated=True,
+        entries=folder.entries(), fetched_bytes=0, staged="", staged_by="", evalhpc_version="",
+        seconds=0,
+    )  # fmt: skip
+    folder.write(benchmark, record.model_copy(update=changes))
+
+
+def test_without_a_stage_folder_nothing_is_said_of_data(tmp_path: Path) -> None:
+    """A site whose users keep caches of their own goes on as before."""
+    assert checks.preflight(run_of(tmp_path), {}) == []
+
+
+def test_data_that_is_not_staged_is_a_warning_with_the_command(tmp_path: Path) -> None:
+    """The command repeats what the run was asked for, so that it stages the same."""
+    run = run_of(tmp_path, stage_dir=str(tmp_path / "stage"))
+    wish = Wish(site="s", tasks="lm-eval/arc_easy", sets=("params.include_path=/a b",))
+    (warning,) = checks.preflight(run, {}, wish)
+    assert warning == (
+        "the data sets of arc are not staged on site testsite: evalhpc stage --site s "
+        "--tasks lm-eval/arc_easy --set 'params.include_path=/a b'"
+    )
+    staged(run.spec)
+    assert checks.preflight(run, {}, wish) == []
+
+
+def test_where_nodes_have_no_internet_it_is_an_error(tmp_path: Path) -> None:
+    """Also where the folder is not set at all, and where the staged data have gone since."""
+    with pytest.raises(ConfigError, match="no folder for staged data"):
+        checks.preflight(run_of(tmp_path, offline=True), {})
+    run = run_of(tmp_path, offline=True, stage_dir=str(tmp_path / "stage"))
+    with pytest.raises(ConfigError, match="not staged") as caught:
+        checks.preflight(run, {})
+    assert "--no-preflight" in caught.value.hint
+    data = tmp_path / "stage" / "huggingface" / "hub" / "datasets--x"
+    data.mkdir(parents=True)
+    staged(run.spec)
+    assert checks.preflight(run, {}) == []
+    data.rmdir()
+    with pytest.raises(ConfigError, match="datasets--x has changed"):
+        checks.preflight(run, {})
+
+
+def test_data_that_the_run_brings_along_needs_no_staging(tmp_path: Path) -> None:
+    """The demo tasks run at an offline site as they are."""
+    run = run_of(tmp_path, offline=True, stage_dir=str(tmp_path / "stage"))
+    demo = {"name": "gsm8k", "harness": "lm-eval", "task": "gsm8k_demo"}
+    spec = RunSpec.model_validate({**run.spec.model_dump(), "benchmarks": [demo]})
+    assert checks.preflight(Run(run.paths, spec, run.hash), {}) == []
+
+
+def test_what_a_run_needs_grows_with_its_requests(tmp_path: Path) -> None:
+    """A staged benchmark tells how many there are, and a limit caps them."""
+    run = run_of(tmp_path, stage_dir=str(tmp_path / "stage"))
+    staged(run.spec, requests=100_000)
+    records = {"arc": StageFolder(tmp_path / "stage").read(run.spec.benchmarks[0])}
+    many, files = checks.needed(run.spec, records)
+    unknown, _ = checks.needed(run.spec, {})
+    assert many > 10 * unknown
+    assert files > 200
+    limited = make_spec(
+        benchmarks=[{**run.spec.benchmarks[0].model_dump(), "params": {"limit": 1}}]
+    )
+    assert checks.needed(limited, records)[0] < unknown
+
+
+def test_too_little_space_or_too_few_inodes_stop_a_submission(tmp_path: Path) -> None:
+    """The error says which of the two, and how to look."""
+    checks.refuse_no_space(tmp_path, 1, 1)
+    with pytest.raises(StorageError, match="MiB free"):
+        checks.refuse_no_space(tmp_path, 1 << 60, 1)
+    with pytest.raises(StorageError, match="inodes") as caught:
+        checks.refuse_no_space(tmp_path, 1, 1 << 60)
+    assert "df -i" in caught.value.hint
+
+
+def test_another_interpreter_must_run_the_same_evalhpc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of its own, none at all, and no such program are told apart."""
+    python = tmp_path / "python"
+    with pytest.raises(ConfigError, match="no program on this machine"):
+        checks.refuse_other_python(str(python), {})
+    python.touch(mode=0o755)
+
+    def told(code: int, out: str, err: str) -> None:
+        def fake(words: list[str], **_: object) -> Finished:
+            return Finished(tuple(words), code, out, err)
+
+        monkeypatch.setattr(process, "run", fake)
+
+    told(0, f"{evalhpc.__version__}\n", "")
+    assert checks.refuse_other_python(str(python), {}) == evalhpc.__version__
+    told(0, "9.9\n", "")
+    with pytest.raises(ConfigError, match=r"has evalhpc 9\.9"):
+        checks.refuse_other_python(str(python), {})
+    told(1, "", "ModuleNotFoundError: No module named 'evalhpc'\n")
+    with pytest.raises(ConfigError, match="No module named 'evalhpc'"):
+        checks.refuse_other_python(str(python), {})
+
+
+def test_an_interpreter_of_a_harness_must_be_there(tmp_path: Path) -> None:
+    """`pythons` names one for each harness that has an environment of its own."""
+    run = run_of(tmp_path)
+    harness = run.spec.harnesses["lm-eval"].model_copy(update={"python": str(tmp_path / "none")})
+    spec = run.spec.model_copy(update={"harnesses": {"lm-eval": harness}})
+    with pytest.raises(ConfigError, match=r"pythons\.lm-eval"):
+        checks.preflight(Run(run.paths, spec, run.hash), {})
