@@ -22,7 +22,7 @@ def mask_streams(environ: Mapping[str, str]) -> None:
 
 def _masked(stream: TextIO, mask: Mask) -> TextIO:
     return io.TextIOWrapper(
-        cast("BinaryIO", MaskedSink(stream.buffer, mask)),
+        cast("BinaryIO", MaskedSink(stream, mask)),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=True,
@@ -31,11 +31,12 @@ def _masked(stream: TextIO, mask: Mask) -> TextIO:
 
 
 class MaskedSink(io.BufferedIOBase):
-    """A binary stream on which secrets come out masked, also if they are written in parts."""
+    """What lies below a text stream, with secrets masked, also if they are written in parts."""
 
-    def __init__(self, sink: BinaryIO, mask: Mask) -> None:
+    def __init__(self, stream: TextIO, mask: Mask) -> None:
         super().__init__()
-        self._sink = sink
+        self._whole = stream  # once it is collected, its buffer is closed
+        self._sink = stream.buffer
         self._stream = MaskedStream(mask)
 
     def writable(self) -> bool:

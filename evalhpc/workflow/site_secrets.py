@@ -59,10 +59,11 @@ def _private_text(path: Path) -> str:
             cause="it is not there, or this node does not see your home directory",
             hint=f"ls -l {path} here and on the login node",
         ) from error
-    with os.fdopen(fd, "rb") as stream:
-        found = os.fstat(fd)
-        _check_private(path, found)
-        data = stream.read(_LARGEST + 1)
+    try:
+        _check_private(path, os.fstat(fd))
+        data = os.read(fd, _LARGEST + 1)
+    finally:
+        os.close(fd)
     if len(data) > _LARGEST:
         raise ConfigError(f"{path} is too large for a file of secrets", hint=f"head -c 200 {path}")
     return _text(data, str(path))

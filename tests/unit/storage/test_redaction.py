@@ -1,0 +1,89 @@
+"""What a harness wrote loses its secrets, keeps its length, and stays readable."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from evalhpc.core.masking import Mask
+from evalhpc.errors import HarnessError
+from evalhpc.storage.redaction import redact
+
+SECRET = "hf_0123456789ABCDEF"
+MASK = Mask([SECRET])
+
+
+def zipped(content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/log.json", content)
+        archive.writestr("b", b"other")
+    return out.getvalue()
+
+
+def test_files_of_every_kind_lose_it(tmp_path: Path) -> None:
+    """Plain, encoded, packed, packed in packed, in a database; others are not touched."""
+    text = f"key={SECRET};".encode()
+    (tmp_path / "plain.txt").write_bytes(text * 3)
+    (tmp_path / "clean.txt").write_bytes(b"no secret")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "x.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "log.eval").write_bytes(zipped(zipped(text)))
+    (tmp_path / "basic").write_bytes(base64.b64encode(b"me:" + SECRET.encode()))
+    with sqlite3.connect(tmp_path / "cache.db") as cache:
+        cache.execute("create table t (x)")
+        cache.execute("insert into t values (?)", (SECRET,))
+    cache.close()
+    (tmp_path / "plain.txt").chmod(0o440)
+    before = (tmp_path / "clean.txt").stat().st_ino
+    assert redact(tmp_path, MASK) == (
+        "basic", "cache.db", "deep/x.gz", "log.eval", "plain.txt"
+    )  # fmt: skip
+    stars = b"*" * len(SECRET)
+    assert (tmp_path / "plain.txt").read_bytes() == (b"key=" + stars + b";") * 3
+    assert (tmp_path / "plain.txt").stat().st_mode & 0o777 == 0o440
+    assert (tmp_path / "clean.txt").stat().st_ino == before
+    assert gzip.decompress((tmp_path / "deep" / "x.gz").read_bytes()) == b"key=" + stars + b";"
+    with zipfile.ZipFile(tmp_path / "log.eval") as outer:
+        nested = io.BytesIO(outer.read("a/log.json"))
+    with zipfile.ZipFile(nested) as inner:
+        assert inner.read("a/log.json") == b"key=" + stars + b";"
+        assert inner.read("b") == b"other"
+    with sqlite3.connect(tmp_path / "cache.db") as cache:
+        assert cache.execute("select x from t").fetchall() == [(stars.decode(),)]
+    cache.close()
+    assert redact(tmp_path, MASK) == (), "nothing is left"
+
+
+def test_a_broken_archive_does_not_hide_why_a_harness_failed(tmp_path: Path) -> None:
+    """It is left as it is; a pass that counts is refused for it elsewhere."""
+    broken = zipped(b"x" * 99)[:40]
+    (tmp_path / "cut.zip").write_bytes(broken)
+    assert redact(tmp_path, MASK) == ()
+    assert (tmp_path / "cut.zip").read_bytes() == broken
+
+
+def test_a_file_of_somebody_elses_is_not_changed(tmp_path: Path) -> None:
+    """A link out of the output folder to a file with a secret ends the pass."""
+    outside, output = tmp_path / "outside", tmp_path / "output"
+    output.mkdir()
+    outside.write_text(SECRET)
+    (output / "link").symlink_to(outside)
+    with pytest.raises(HarnessError, match="holds a secret") as refused:
+        redact(output, MASK)
+    assert SECRET not in str(refused.value)
+    assert outside.read_text() == SECRET
+
+
+def test_a_secret_across_two_reads_is_found(tmp_path: Path) -> None:
+    """Files are read in pieces of 1 MiB."""
+    for offset in (1, len(SECRET) // 2, len(SECRET) - 1):
+        path = tmp_path / str(offset)
+        path.write_bytes(b"x" * ((1 << 20) - offset) + SECRET.encode() + b"y")
+    assert len(redact(tmp_path, MASK)) == 3
