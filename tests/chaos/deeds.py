@@ -74,34 +74,38 @@ def freeze_worker(rig: Rig, run: Path, event: Event) -> str:
 
 def kill_slurmd(rig: Rig, _run: Path, event: Event) -> str:
     """A node's slurmd dies and comes back; its jobs go on meanwhile."""
-    rig.cluster.kill_slurmd(_node(event))
-    time.sleep(2 + 12 * event.size)
-    rig.cluster.start_slurmd(_node(event))
+    with rig.daemons[_node(event)]:
+        rig.cluster.kill_slurmd(_node(event))
+        time.sleep(2 + 12 * event.size)
+        rig.cluster.start_slurmd(_node(event))
     return f"{_node(event)}, back after {2 + 12 * event.size:.0f} s"
 
 
 def crash_node(rig: Rig, _run: Path, event: Event) -> str:
     """A node dies with everything on it, and comes back."""
-    rig.cluster.crash(_node(event))
-    time.sleep(2 + 20 * event.size)
-    rig.cluster.boot(_node(event))
+    with rig.daemons[_node(event)]:
+        rig.cluster.crash(_node(event))
+        time.sleep(2 + 20 * event.size)
+        rig.cluster.boot(_node(event))
     return f"{_node(event)}, back after {2 + 20 * event.size:.0f} s"
 
 
 def restart_controller(rig: Rig, _run: Path, _event: Event) -> str:
     """slurmctld stops and starts."""
-    rig.cluster.restart_controller()
+    with rig.daemons["login"]:
+        rig.cluster.restart_controller()
     return "slurmctld"
 
 
 def stall_controller(rig: Rig, _run: Path, event: Event) -> str:
     """slurmctld takes connections and answers none of them for a while."""
     seconds = 3 + 12 * event.size
-    rig.slurm("pkill", "-STOP", "-x", "slurmctld", user="root")
-    try:
-        time.sleep(seconds)
-    finally:
-        rig.slurm("pkill", "-CONT", "-x", "slurmctld", user="root")
+    with rig.daemons["login"]:
+        rig.slurm("pkill", "-STOP", "-x", "slurmctld", user="root")
+        try:
+            time.sleep(seconds)
+        finally:
+            rig.slurm("pkill", "-CONT", "-x", "slurmctld", user="root")
     return f"for {seconds:.0f} s"
 
 

@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
+from threading import Lock
 from typing import Any
 
 from tests.chaos.harness import DOCUMENTS
@@ -64,6 +65,10 @@ class Rig:
     disk: Path  # the shared file system of the runs
     home: Path  # the user's files that no run writes to
     plain: Path  # what the harness writes without evalhpc
+    #: One thing at a time goes wrong with a node's daemons: a dead node cannot die.
+    daemons: dict[str, Lock] = field(
+        default_factory=lambda: {node: Lock() for node in ("login", *NODES)}
+    )
 
     def evalhpc(self, *words: object, timeout: float = 400) -> CompletedProcess[str]:
         """The user's command line on the login node."""
