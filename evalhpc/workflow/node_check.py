@@ -159,7 +159,7 @@ def _run_job(
                 raise ClusterError(
                     f"job {job} has not ended within {wait:.0f} s: it is {record.state}",
                     cause=record.reason or "the partition is busy",
-                    hint="evalhpc site check SITE --node --wait SECONDS; squeue --start",
+                    hint="squeue --start; evalhpc site check SITE --node --wait SECONDS",
                 )
             pause = min(pause * 1.5, longest)
     finally:

@@ -44,6 +44,8 @@ def draft(found: Survey, name: str, partition: str | None = None) -> Draft:
         *_entry("source", "evalhpc site init"),
         *_entry("hostnames", [found.host], "hostname; a pattern such as login* takes them all"),
         *_run_root(found, chosen),
+        "#stage_dir: null  # a folder like run_root: evalhpc stage fetches data sets into it",
+        "#offline: false  # true where nodes have no internet: srun -N1 curl -sI HUB",
         "#resubmit: true  # false where jobs may not call sbatch: srun -N1 sbatch --version",
         "",
         *_section("slurm", _slurm(found, chosen)),

@@ -63,6 +63,13 @@ def test_gpus_decide_on_the_partition() -> None:
     assert site.slurm.max_array_size == 500
 
 
+def test_a_folder_for_staged_data_is_pointed_out() -> None:
+    """No command tells whether nodes have internet, so both keys are shown, unset."""
+    drafted, site = made()
+    assert "evalhpc stage" in drafted.text
+    assert (site.stage_dir, site.offline) == (None, False)
+
+
 def test_a_partition_can_be_named() -> None:
     """It counts, and a misspelt one is answered with the nearest."""
     _, site = made("cpu")
