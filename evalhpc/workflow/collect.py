@@ -22,7 +22,7 @@ from evalhpc.errors import (
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.storage.store import Store
-from evalhpc.workflow.early_stop import fault_of_round
+from evalhpc.workflow.early_stop import fault_of_round, restarts_here
 from evalhpc.workflow.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.finish import publish
@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 _BLAMED: dict[int, type[EvalhpcError]] = {
     kind.exit_code: kind for kind in (StorageError, EndpointError)
 }
+
+#: Seconds after which a file server lets go of what a dead client has locked (NFSv4: 90).
+LOCK_LEASE = 180.0
 
 State = Literal["complete", "more", "ended"]
 
@@ -116,8 +119,14 @@ def collect(run: Run, round_: int) -> Collected:
 @contextmanager
 def alone(run: Run) -> Iterator[None]:
     """Within the block, from the look at the rounds to the next one's submission, no other
-    collector decides; StorageError where one is at work."""
-    with exclusive(run.paths.collect_lock, "another collector of this run is at work"):
+    collector decides; StorageError where one is at work.
+
+    A collector that Slurm started again waits for the file server to take the lock from its first
+    life, on a node that may have died with it.
+    """
+    wait = LOCK_LEASE if restarts_here() else 0.0
+    busy = "another collector of this run is at work"
+    with exclusive(run.paths.collect_lock, busy, wait=wait):
         yield
 
 

@@ -25,6 +25,7 @@ from evalhpc.workflow.jobs import resumes
 from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.rounds import load_plan
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.signals import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Desk:
         assert self._journal is not None
         if isinstance(error, EvalhpcError):
             self._note_fatal(error)
+        elif isinstance(error, Exception) and not isinstance(error, Interrupted):
+            self._note_fatal(EvalhpcError(f"the shard failed: {error!r}", cause="a bug of evalhpc"))
         self._note_failures(self.counts.failures)
         try:
             self._journal.close()

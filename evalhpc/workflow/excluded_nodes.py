@@ -6,7 +6,8 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from evalhpc.core.common_fault import bad_nodes
 from evalhpc.core.rendering import batch_job
@@ -106,13 +107,21 @@ def _failures_of(run: Run, round_: int) -> Iterator[tuple[str, str]]:
     for shard, record in fatal_records(run, round_):
         if "lost" in record:
             yield record["lost"], f"shard {shard} was cut off without a word"
-        elif not record.get("answered") or record["exit_code"] == EndpointError.exit_code:
+        elif _is_of_node(run, record):
             yield record.get("node", ""), f"shard {shard}: {_first_line(record['fatal'])}"
     now = resumes(run.paths)
     for name, said in worker_stats(run.paths.round_leases(round_)).items():
         # The array has ended: who has not said so cannot any more.
         if said.get("state", "ended") != "ended" and said.get("resumes", 0) == now:
             yield said.get("node", ""), f"shard {int(name)} was cut off without a word"
+
+
+def _is_of_node(run: Run, record: Mapping[str, Any]) -> bool:
+    """Of a server that ended, its node; of one that runs elsewhere, not the node that asks it."""
+    if record["exit_code"] == EndpointError.exit_code:
+        here = any(served.model.url is None for served in run.spec.served().values())
+        return here and not run.spec.shares_deployment
+    return not record.get("answered")
 
 
 def _first_line(text: str) -> str:

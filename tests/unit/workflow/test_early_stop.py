@@ -20,6 +20,8 @@ from evalhpc.workflow.excluded_nodes import (
 )
 from evalhpc.workflow.jobs import record_job
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import shard_failures
+from evalhpc.workflow.signals import Interrupted
 from tests.unit.workflow.test_desk import ANSWER, planned
 
 
@@ -51,8 +53,10 @@ def died(port: int) -> EndpointError:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run with a round of eight units, and shards for them."""
-    return planned(tmp_path, ["model"] * 8, shards=8)
+    """A run with a round of eight units, and shards for them, which start the model."""
+    run = planned(tmp_path, ["model"] * 8, shards=8)
+    model = run.spec.model.model_copy(update={"url": None})
+    return Run(run.paths, run.spec.model_copy(update={"model": model}), run.hash)
 
 
 def test_the_fourth_of_four_alike_does_not_begin(run: Run) -> None:
@@ -104,6 +108,27 @@ def test_failures_count_for_their_node(run: Run) -> None:
     with Desk(run, 1, 4):
         pass
     assert sorted(node for node, _ in node_failures(run)) == ["n1", "n2", "n4", "n5"]
+
+
+def test_a_server_elsewhere_is_not_the_asking_nodes(tmp_path: Path) -> None:
+    """Who asks an endpoint in vain may do so on the best of nodes."""
+    run = planned(tmp_path, ["model"] * 8, shards=8)
+    for shard in range(2):
+        fail(run, shard, "n1", died(1))
+    assert list(node_failures(run)) == []
+    fail(run, 2, "n1", StorageError("no space"))
+    assert [node for node, _ in node_failures(run)] == ["n1"]
+
+
+def test_a_bug_ends_a_shard_with_a_record(run: Run) -> None:
+    """An exception that nobody foresaw counts like any other end; a signal does not."""
+    for shard, error in enumerate((ZeroDivisionError("x"), Interrupted("SIGTERM"))):
+        failing = pytest.raises(type(error))
+        with failing, Desk(run, 1, shard):
+            raise error
+    (failed,) = shard_failures(run)
+    assert (failed.shard, failed.cause) == (0, "a bug of evalhpc")
+    assert "ZeroDivisionError" in failed.what
 
 
 def test_a_bad_node_is_excluded_beside_those_of_the_site(
