@@ -11,10 +11,15 @@ from evalhpc.config.template_files import load_sources
 from evalhpc.core.rendering import render_run
 from evalhpc.errors import ConfigError
 from evalhpc.models.checkpoint import Model
+from evalhpc.models.image import ImageRecord, ImportWish
 from evalhpc.models.site import Site
+from evalhpc.workflow import stage_images
+from evalhpc.workflow.images import Imported
 from evalhpc.workflow.stage import stand_in
 from evalhpc.workflow.stage_runtime import login_site
+from evalhpc.workflow.wish import Wish
 from tests.factories import make_spec
+from tests.models.checkpoints import write_hf
 
 
 def harness_script(**site: Any) -> str:
@@ -70,3 +75,41 @@ def test_the_model_is_replaced_by_its_name_and_tokenizer() -> None:
     there = stand_in(model)
     assert (there.model_id, there.tokenizer, there.path) == ("m", "/ckpt", None)
     assert stand_in(None).tokenizer is None
+
+
+def test_images_of_harness_and_server_are_imported_by_the_name_that_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References only: a file is there or not, and a site without a runtime needs none."""
+    write_hf(tmp_path / "ckpt")
+    site = tmp_path / "here.yaml"
+    site.write_text(
+        f"name: here\ncontainer:\n  runtime: bwrap\n  image_dir: {tmp_path}\n"
+        "  registry: registry.example\n"
+        "  images: {lm-eval: team/lm-eval:1, vllm: team/vllm:2, inspect-ai: x.sqsh}\n"
+        "deploy: {servers: {hf: vllm}}\n"
+    )
+    wishes: list[ImportWish] = []
+
+    def fake(wish: ImportWish, _environ: object) -> Imported:
+        wishes.append(wish)
+        record = ImageRecord(
+            name=wish.name, reference="r", file="f", sha256="0" * 64, bytes=1, format="squashfs",
+            tool="t", imported="", imported_by="",
+        )  # fmt: skip
+        return Imported(record, tmp_path / "f", fresh=True)
+
+    monkeypatch.setattr(stage_images, "import_image", fake)
+    said: list[str] = []
+    wish = Wish(site=str(site), tasks="lm-eval/x,inspect-ai/y", model=str(tmp_path / "ckpt"))
+    stage_images.stage_images(wish, {"HOME": str(tmp_path)}, said=said.append)
+    assert [one.name for one in wishes] == ["lm-eval", "vllm"]
+    assert [one.reference for one in wishes] == [
+        "registry.example#team/lm-eval:1", "registry.example#team/vllm:2",
+    ]  # fmt: skip
+    assert said == ["image lm-eval: imported", "image vllm: imported"]
+    stage_images.stage_images(
+        Wish(site=str(site), tasks="lm-eval/x", sets=("container.runtime=none",)),
+        {"HOME": str(tmp_path)},
+    )
+    assert len(wishes) == 2
