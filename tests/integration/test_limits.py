@@ -1,0 +1,324 @@
+"""A real cluster's limits: several arrays, fewer shards, fitted walltimes, and nothing orphaned."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cluster import USER, DevCluster, wait_until
+from tests.integration.conftest import with_accounting
+from tests.integration.login_desk import PATH, Desk, desk_in
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def desk(cluster: DevCluster) -> Iterator[Desk]:
+    with desk_in(cluster, "limits") as desk:
+        yield desk
+        cluster.exec(["scancel", "--me"])
+
+
+def jobs_of(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """What the run recorded of its jobs."""
+    jobs = [json.loads(line) for line in (run / "jobs.jsonl").read_text().splitlines()]
+    return [job for job in jobs if not kind or job["kind"] == kind]
+
+
+def as_user(desk: Desk, *argv: object) -> str:
+    return desk.cluster.exec(list(map(str, argv)), cwd=desk.home, check=True).stdout.strip()
+
+
+def restart(cluster: DevCluster) -> None:
+    """The controller starts (again), and knows all nodes."""
+    cluster.restart_controller()
+
+    def known() -> bool:
+        nodes = [node["slurm"] for node in cluster.status()["nodes"] if node["slurm"] != "-"]
+        return not any(state.startswith(("down", "unk")) or "*" in state for state in nodes)
+
+    wait_until(known, timeout=30, what="every node is back")
+
+
+# --- arrays
+
+
+def test_more_shards_than_an_array_may_have_become_several_arrays(desk: Desk) -> None:
+    """Offset + task id is the shard: each does its fixed slice, and one collector follows all."""
+    run = desk.home / "arrays"
+    done = desk.submit(
+        run, "--shards", 7, "--schedule", "static", "--set", "run.unit_size=1",
+        "--set", "slurm.max_array_size=3", "--wait",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [job["tasks"] for job in jobs_of(run, "shard")] == [3, 3, 1]
+    assert len(jobs_of(run, "collect")) == 1
+    shards = sorted(path.name.split("-")[1] for path in (run / "journals").glob("0001-*.journal"))
+    assert shards == [f"{number:05d}" for number in range(7)]
+    assert len(json.loads(desk.evalhpc("status", run, "--json").stdout)["jobs"]) == 5
+
+
+def test_cancel_ends_every_array_and_what_nobody_recorded(desk: Desk) -> None:
+    """Also a job submitted by hand, which then is in no record; a run of the same name stays."""
+    words = ("--shards", 4, "--set", "slurm.max_array_size=2", "--set", "deploy.extra_args=[hang]")
+    run, other = desk.home / "cancelled", desk.home / "other"
+    for root in (run, other):
+        done = desk.submit(root, *words)
+        assert done.returncode == 0, done.stderr
+    assert jobs_of(run)[0]["id"] != jobs_of(other)[0]["id"]
+    by_hand = as_user(desk, "sbatch", "--parsable", "--hold", run / "scripts/shard.sbatch", 1)
+    assert by_hand not in (run / "jobs.jsonl").read_text()
+    done = desk.evalhpc("cancel", run)
+    assert done.returncode == 0, done.stderr
+
+    def ended() -> bool:
+        return str(run) not in "".join(desk.queue())
+
+    wait_until(ended, timeout=20, what="every job of the run is gone")
+    assert str(other) in "".join(desk.queue())
+    assert desk.evalhpc("cancel", other).returncode == 0
+    wait_until(lambda: desk.queue() == [], timeout=20, what="the other run is gone, too")
+
+
+# --- walltimes
+
+
+def test_walltimes_are_fitted_to_what_was_measured(desk: Desk) -> None:
+    """A round for what a cancelled array left, by its own rate; a later run by the earlier one."""
+    run, second = desk.home / "measured" / "first", desk.home / "measured" / "second"
+    words = ("--shards", 1, "--set", "run.request_timeout=20", "--set", "run.unit_size=1",
+             "--set", "run.concurrency=1", "--set", "run.adaptive=false",
+             "--set", "deploy.extra_args=[slow]", "--set", "run.lease_timeout=2")  # fmt: skip
+    done = desk.submit(run, *words)
+    assert done.returncode == 0, done.stderr
+    [array] = jobs_of(run, "shard")
+    assert array["walltime"] == ""
+
+    def some_answered() -> bool:
+        status = json.loads(desk.evalhpc("status", run, "--json").stdout)
+        return bool(0 < status["answered"] < status["requests"])
+
+    wait_until(some_answered, timeout=60, what="some requests are answered")
+    as_user(desk, "scancel", array["id"])
+    wait_until((run / "certificate.json").is_file, timeout=60, what="the run is complete")
+    [_, again] = jobs_of(run, "shard")
+    assert again["walltime"] in ("0:02:00", "0:03:00", "0:04:00"), again
+    assert re.fullmatch(
+        r"\d requests? left, \S+ s of a shard each in round 1, load .*", again["why"]
+    )
+    done = desk.submit(second, *words, "--wait")
+    assert done.returncode == 0, done.stderr
+    [fitted] = jobs_of(second, "shard")
+    assert fitted["why"] == "from 1 earlier run of this suite with this model"
+    assert fitted["walltime"] in ("0:02:00", "0:03:00", "0:04:00"), fitted
+    assert f"--time {fitted['walltime']}" in done.stdout
+
+
+# --- limits of the account
+
+ENFORCED = "AccountingStorageEnforce=associations,limits,qos"
+
+
+@dataclass(frozen=True)
+class Account:
+    """The ordinary user's account, whose limits count."""
+
+    desk: Desk
+
+    def limit(self, **limits: int) -> None:
+        """`maxsubmitjobs`, `maxwall` (minutes); -1: none. Slurm's controller knows it at once."""
+        sets = [f"{key}={value}" for key, value in limits.items()]
+        self.root("sacctmgr", "-i", "modify", "user", USER, "set", *sets)
+
+    def root(self, *argv: str) -> None:
+        self.desk.cluster.exec(argv, user="root", check=True)
+
+
+@pytest.fixture(scope="module")
+def account(desk: Desk) -> Iterator[Account]:
+    """Limits are enforced while these tests run."""
+    if not with_accounting():
+        pytest.skip("without accounting nothing is limited")
+    conf, account = desk.cluster.state / "etc" / "slurm" / "slurm.conf", Account(desk)
+    before = conf.read_text()
+    account.root("sacctmgr", "-i", "add", "account", "lab")
+    for user in (USER, "root"):
+        account.root("sacctmgr", "-i", "add", "user", user, "account=lab")
+    conf.write_text(f"{before}{ENFORCED}\n")
+    restart(desk.cluster)
+    try:
+        yield account
+    finally:
+        desk.cluster.exec(["scancel", "--me"])
+        conf.write_text(before)
+        restart(desk.cluster)
+        for user in (USER, "root"):
+            desk.cluster.exec(["sacctmgr", "-i", "delete", "user", user], user="root")
+        desk.cluster.exec(["sacctmgr", "-i", "delete", "account", "lab"], user="root")
+
+
+@pytest.fixture
+def limited(account: Account) -> Iterator[Account]:
+    """Six jobs at most."""
+    account.limit(maxsubmitjobs=6, maxwall=-1)
+    yield account
+    account.limit(maxsubmitjobs=-1, maxwall=-1)
+    account.desk.cluster.exec(["scancel", "--me"])
+
+
+def test_shards_are_as_many_as_the_account_may_have(limited: Account) -> None:
+    """Six jobs, one of them another's: planning, collector and three shards; the same answers.
+
+    The collector of a round counts itself when it submits the next one.
+    """
+    desk, run = limited.desk, limited.desk.home / "fatter"
+    other = as_user(desk, "sbatch", "--parsable", "--hold", "--wrap=true")
+    done = desk.submit(
+        run, "--shards", 8, "--set", "run.linger=0", "--tasks", "lm-eval/turns", "--wait"
+    )
+    assert done.returncode == 0, done.stderr
+    said = "3 shards instead of 8, each with more of the work: MaxSubmitJobs of account lab is 6"
+    assert f"{said}, 1 in the queue, 2 for the run's other jobs" in done.stderr
+    assert {job["tasks"] for job in jobs_of(run, "shard")} == {3}
+    assert len(jobs_of(run, "collect")) > 1
+    as_user(desk, "scancel", other)
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_submitted(limited: Account) -> None:
+    """No place for one shard, fixed slices that do not fit, a walltime above MaxWall."""
+    desk = limited.desk
+    said = desk.refused(5, "--shards", 8, "--schedule", "static")
+    assert "so that 4 fit" in said
+    assert "--shards 4, or --schedule dynamic" in said
+    others = as_user(
+        desk, "sbatch", "--parsable", "--hold", "--chdir=/", "--array=0-3", "--wrap=true"
+    )
+    said = desk.refused(5)
+    assert "1 planning + 1 collect + 1 shard = 3 jobs at least, and 2 fit" in said
+    as_user(desk, "scancel", others)
+    limited.limit(maxwall=9)
+    said = desk.refused(5)
+    assert "the planning job asks for 10:00, and MaxWall of account lab is 9 min" in said
+
+
+# --- a chain that fails in the middle
+
+#: The N-th submission is preceded by something.
+WRAPPER = """\
+#!/bin/bash
+case "$*" in *--test-only*) exec /usr/bin/sbatch "$@" ;; esac
+echo x >>{folder}/count
+[[ $(wc -l <{folder}/count) -ne {number} ]] || {{ {does}; }} >/dev/null 2>&1
+exec /usr/bin/sbatch "$@"
+"""
+#: The user's last free places go to jobs of another kind.
+FILL = "while /usr/bin/sbatch --hold --chdir=/ --wrap=true; do :; done"
+WAIT = (
+    "touch {folder}/ready; for _ in {{1..600}}; do [[ ! -e {folder}/go ]] || break; sleep 0.1; done"
+)
+CHAIN = ("planning", "deploy", "shard", "shard", "collect")
+SHARED = ("--shards", 3, "--set", "slurm.max_array_size=2", "--set", "deploy.topology=job")
+
+
+def wrapped(desk: Desk, name: str, number: int, does: str) -> tuple[Path, str]:
+    """A folder, and a PATH whose sbatch does something before its submission of that number."""
+    folder = desk.home / f"bin-{name}"
+    folder.mkdir()
+    os.chown(folder, desk.home.stat().st_uid, desk.home.stat().st_gid)
+    text = WRAPPER.format(folder=folder, number=number, does=does.format(folder=folder))
+    (folder / "sbatch").write_text(text)
+    (folder / "sbatch").chmod(0o755)
+    return folder, f"{folder}:{PATH}"
+
+
+def test_whichever_submission_is_refused_nothing_is_left(limited: Account) -> None:
+    """Somebody takes the account's last place before each of the chain's five jobs in turn."""
+    desk = limited.desk
+    limited.limit(maxsubmitjobs=9)
+    for number, kind in enumerate(CHAIN, 1):
+        _, path = wrapped(desk, f"full-{number}", number, FILL)
+        said = desk.refused(5, *SHARED, path=path)
+        assert f"the {kind} job was not submitted" in said
+        assert "Job violates accounting/QOS policy" in said
+        assert ("cancelled what was submitted before: " in said) == (number > 1)
+        as_user(desk, "scancel", "--me")
+    run = desk.home / "taken"
+    done = desk.submit(run, *SHARED)
+    assert done.returncode == 0, done.stderr
+    assert desk.evalhpc("cancel", run).returncode == 0
+
+
+def test_whenever_the_controller_dies_nothing_is_left(desk: Desk) -> None:
+    """It stops before the first, a middle and the last of the chain's jobs, and returns later.
+
+    What was submitted cannot be undone then: the directory stays, `cancel` finds all of it, and
+    `resume` completes the run.
+    """
+    chosen = {1: "planning", 4: "shard", 5: "collect"}
+    wrappers = [wrapped(desk, f"dead-{number}", number, WAIT) for number in chosen]
+    runs = [desk.home / f"dead-{kind}" for kind in chosen.values()]
+    kill = f"kill $(cat {desk.cluster.state}/run/slurmctld.pid)"
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        waiting = [
+            pool.submit(desk.submit, run, *SHARED, path=path)
+            for run, (_, path) in zip(runs, wrappers, strict=True)
+        ]
+        for folder, _ in wrappers:
+            wait_until((folder / "ready").exists, timeout=30, what=f"{folder.name} is there")
+        try:
+            desk.cluster.exec(["bash", "-c", kill], user="root", check=True)
+            for folder, _ in wrappers:
+                (folder / "go").touch()
+            ended = [future.result() for future in waiting]
+        finally:
+            restart(desk.cluster)
+    for (number, kind), run, done in zip(chosen.items(), runs, ended, strict=True):
+        assert done.returncode == 5, done.stderr
+        assert f"the {kind} job was not submitted" in done.stderr
+        assert run.exists() == (number > 1)
+        if number > 1:
+            assert f"evalhpc cancel {run}" in done.stderr
+            cancelled = desk.evalhpc("cancel", run)
+            assert cancelled.returncode == 0, cancelled.stderr
+    wait_until(lambda: desk.queue() == [], timeout=30, what="no job is left")
+    done = desk.evalhpc("resume", runs[-1], "--wait")
+    assert done.returncode == 0, done.stderr
+
+
+# --- preemption
+
+
+@pytest.mark.parametrize("partition", ["low", "lowest"])
+def test_preempted_shards_cost_no_answer(desk: Desk, partition: str) -> None:
+    """`low` requeues what a higher partition pushes aside, `lowest` cancels it."""
+    run = desk.home / f"preempted-{partition}"
+    done = desk.submit(
+        run, "--shards", 2, "--set", f"slurm.partition={partition}", "--set", "run.unit_size=1",
+        "--set", "slurm.cpu_partition=batch", "--set", "deploy.extra_args=[slow]",
+        "--set", "resources.shard.gpus_per_node=8", "--set", "run.concurrency=1",
+        "--set", "run.adaptive=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [array] = jobs_of(run, "shard")
+
+    def some_answered() -> bool:
+        status = json.loads(desk.evalhpc("status", run, "--json").stdout)
+        return bool(0 < status["answered"] < status["requests"])
+
+    wait_until(some_answered, timeout=60, what="some requests are answered")
+    nodes = as_user(desk, "squeue", "-h", f"--jobs={array['id']}", "-o", "%N").split()
+    high = as_user(
+        desk, "sbatch", "--parsable", "--partition=high", "--gres=gpu:8", f"--nodelist={nodes[0]}",
+        "--wrap=sleep 1",
+    )  # fmt: skip
+    wait_until((run / "certificate.json").is_file, timeout=90, what="the run is complete")
+    assert desk.evalhpc("verify", run).returncode == 0
+    assert high
