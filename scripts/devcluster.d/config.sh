@@ -68,6 +68,7 @@ CONF
   cat <<'CONF'
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10
 PartitionName=low Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=lowest Nodes=ALL MaxTime=INFINITE PriorityTier=0 PreemptMode=CANCEL GraceTime=0
 PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=100 PreemptMode=OFF
 PartitionName=tiny Nodes=ALL MaxTime=2 PriorityTier=10
 CONF
