@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ _LONGEST_REQUEST = 300.0  # seconds for one attempt, so that a hung server is as
 _LOG_LINES = 20
 _LOG_BYTES = 16_384
 _SHOWN = 400  # characters of a reply that an error shows
+_MOST_BYTES = 16 << 20  # of a reply; a completion of one token, or a list of models
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,39 @@ def client_for(url: str, token: str | None) -> httpx.Client:
     return httpx.Client(
         trust_env=not is_loopback(host),
         follow_redirects=True,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
+        event_hooks={"response": [_bound]},
+        headers={
+            "Accept-Encoding": "identity",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        },
     )
+
+
+class _Bounded(httpx.SyncByteStream):
+    """The body of a reply, within _MOST_BYTES and the time of one attempt."""
+
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+        self._deadline = time.monotonic() + _LONGEST_REQUEST
+
+    def __iter__(self) -> Iterator[bytes]:
+        read = 0
+        for piece in self._stream:
+            read += len(piece)
+            if read > _MOST_BYTES or time.monotonic() > self._deadline:
+                raise httpx.ReadError(f"a reply without end: {read} bytes so far")
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _bound(reply: httpx.Response) -> None:
+    """Before a body is read: httpx itself reads for as long as a server sends, and unpacks."""
+    if reply.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.DecodingError("it sends an encoded body, which was not asked for")
+    assert isinstance(reply.stream, httpx.SyncByteStream)
+    reply.stream = _Bounded(reply.stream)
 
 
 def _complete(target: _Target, timeout: float) -> None:
@@ -188,7 +220,7 @@ def _check_shape(target: _Target, path: str, reply: httpx.Response) -> None:
     items, field = _SHAPES[target.kind]
     try:
         reply.json()[items][0][field]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise EndpointError(
             f"{target.url}{path} is not OpenAI-compatible: {_shown(reply)}",
             cause=f"the reply has no {items}[0].{field}",
@@ -201,7 +233,7 @@ def _check_model(target: _Target) -> None:
     try:
         listed = target.client.get(f"{target.url}/models", timeout=30).json()["data"]
         ids = sorted(str(entry["id"]) for entry in listed)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError):
         return  # no list: the 404 may be of a server that is still starting
     if not ids or target.model_id in ids:
         return

@@ -13,6 +13,8 @@ import pytest
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
+from evalhpc.deploy.readiness import probe_endpoint
+from evalhpc.errors import EndpointError
 from evalhpc.http.client import HttpClient
 from evalhpc.worker.asking import RetryPolicy
 from evalhpc.worker.loop import Failure, WorkCounts, Worker
@@ -126,6 +128,43 @@ TRICKS: dict[str, tuple[Trick, str]] = {
                     "1 choices"),
     "status 204": (_answers(b"HTTP/1.1 204 No Content\r\n\r\n"), "HTTP 204"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("endless body", "without end"),
+        ("endless chunks", "without end"),
+        ("gzip bomb", "encoded body"),
+        ("deflate bomb", "encoded body"),
+        ("huge header", "RemoteProtocolError"),
+        ("endless headers", "RemoteProtocolError"),
+        ("HTTP/0.9", "RemoteProtocolError"),
+        ("closes in its body", "RemoteProtocolError"),
+        ("deep JSON", "not OpenAI-compatible"),
+        ("deep choices", "not OpenAI-compatible"),
+        ("redirect to itself", "redirect"),
+    ],
+)
+def test_a_hostile_server_is_never_ready(name: str, reason: str) -> None:
+    """Whoever asks whether it is ready learns why not, in little memory."""
+    trick, _ = TRICKS[name]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not writer.is_closing():
+            await reader.readuntil(b"\r\n\r\n")
+            await trick(reader, writer)
+
+    async def main() -> None:
+        async with scripted(talk) as port:
+            url = f"http://127.0.0.1:{port}/v1"
+            await asyncio.to_thread(probe_endpoint, url, "m", None, timeout=30)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(EndpointError, match=reason):
+        run_uvloop(main())
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+    assert grown < 2 * _MOST_MEMORY
 
 
 class _Two:
