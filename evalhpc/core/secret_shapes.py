@@ -28,6 +28,7 @@ _NAMED = re.compile(
         | token | secret | password | passwd | passphrase) ) ["']? (?: [ ]*[=:][ ]* | [ ]+ ) ["']?
         (?P<value> [A-Za-z0-9+/_.=!@%^&*-]{8,} )"""
 )
+_OPTION = re.compile(r"^[\s-]*['\"]?--?[\w-]+['\"]?$")
 _COMPILED = {kind: re.compile(shape) for kind, shape in _SHAPES.items()}
 
 
@@ -44,13 +45,17 @@ def suspects(text: str, environ: Mapping[str, str] | None = None) -> Iterator[Su
         (name, Mask([value], shortest=_SHORTEST_VALUE))
         for name, value in secret_values(environ or {}).items()
     ]
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         for name, mask in known:
             if mask.found_in(line.encode("utf-8", "surrogatepass")):
                 yield Suspect(number, f"the value of ${name}")
         for kind, shape in _COMPILED.items():
             if shape.search(line):
                 yield Suspect(number, kind)
+        # Words of a command stand on lines of their own: an option, and then its value.
+        if _OPTION.search(line):
+            line = f"{line.strip()} {''.join(lines[number : number + 1]).strip(' -')}"
         for found in _NAMED.finditer(line):
             if _is_value(found["value"]):
                 yield Suspect(number, f"a value of {found['name']}")

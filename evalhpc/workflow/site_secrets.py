@@ -92,7 +92,8 @@ def _helper_text(command: Sequence[str]) -> str:
     done = process.run(command, check=False, timeout=_HELPER_SECONDS)
     if done.returncode != 0:
         # What it printed may be half a secret: only its last complaint is shown, and masked.
-        known = Mask(re.findall(r"[^\s=]+", done.stdout))
+        values = [line.partition("=")[2].strip("'\" ") for line in done.stdout.splitlines()]
+        known = Mask([*values, *done.stdout.split()])
         lines = known.text(done.stderr).strip().splitlines()
         raise ConfigError(
             f"the site's helper {command[0]} ended with code {done.returncode}"

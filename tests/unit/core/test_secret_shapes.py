@@ -64,6 +64,13 @@ def test_what_only_resembles_one_is_not(line: str) -> None:
     assert list(suspects(line)) == []
 
 
+@pytest.mark.parametrize("lines", [["  --api-key", f"  {HEX}"], ["- --token", f"- '{HEX}'"]])
+def test_an_option_and_its_value_on_two_lines_are_one(lines: list[str]) -> None:
+    """As words of a command stand in scripts and in YAML."""
+    assert [suspect.line for suspect in suspects("\n".join(["x", *lines]))] == [2]
+    assert list(suspects("\n".join([lines[0], "  --next", lines[1]]))) == []
+
+
 def test_the_value_of_a_secret_variable_is_found_in_any_form() -> None:
     """Whatever it looks like: it is set in this shell, under a telling name."""
     value = "correct horse battery"
