@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from evalhpc.workflow.signals import INTERRUPTED
 from tests.integration.cluster import DevCluster, wait_until
+from tests.integration.harness_image import build_root, pack
 from tests.integration.lm_eval_tasks import without_catalogue
 from tests.models.checkpoints import write_hf
 
@@ -175,6 +177,28 @@ def test_an_interrupted_staging_ends_what_it_started(site: Path, tmp_path: Path)
     assert "what was fetched is kept" in err
     assert not _commands(str(slow))
     assert list((tmp_path / "stage" / "work").iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not (shutil.which("mksquashfs") and shutil.which("ch-run")), reason="needs Charliecloud"
+)
+def test_a_harness_in_an_image_is_staged_from_inside_it(
+    site: Path, hub: str, tmp_path: Path
+) -> None:
+    """A login node has no Pyxis: what it has starts the same image, which sees the stage folder."""
+    root = build_root(tmp_path / "root")
+    shutil.copy(QUICK, root / "opt" / "harness")
+    image = pack(root, tmp_path / "lm-eval.sqsh")
+    (tmp_path / "templates/harness/lm-eval.sh.j2").write_text(
+        'exec python3 /opt/harness/quick_stage.py {{ benchmark.task }} "$EVALHPC_BASE_URL" m\n'
+    )
+    text = site.read_text().replace("offline: true", "offline: true\ncontainer:")
+    site.write_text(
+        f"{text}  runtime: pyxis\n  node_dir: {tmp_path}\n  images: {{lm-eval: {image}}}\n"
+    )
+    code, out, err = stage(site, hub, "plain", "--json")
+    assert code == 0, err
+    assert json.loads(out)[0]["requests"] == 3
 
 
 def _commands(word: str) -> list[str]:
