@@ -8,7 +8,7 @@ import pytest
 
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.process import Finished, ProcessFailed
-from evalhpc.slurm.chain import Step, submit_chain
+from evalhpc.slurm.chain import LeftBehind, Step, submit_chain
 from tests.slurm_fakes import FakeSlurm, message
 
 OFFERS = {"scontrol_partition": "", "sinfo": ""}
@@ -111,3 +111,48 @@ def test_a_chain_that_waits_for_a_later_step_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="shard"):
         submit_chain(fake.gate(), [STEPS[1]], Book())
     assert fake.calls == []
+
+
+def test_parts_of_one_kind_are_judged_once_and_waited_for_together() -> None:
+    """Several arrays of shards: one trial, a submission each, a collector after all of them."""
+    parts = [
+        Step("shard", Path("/r/shard.sbatch"), ("1",), array="0-2"),
+        Step("shard", Path("/r/shard.sbatch"), ("1", "3"), array="0-2", part=1, first=3),
+        Step("collect", Path("/r/collect.sbatch"), ("1",), after_any=("shard", "shard+1")),
+    ]
+    fake, book = FakeSlurm(sbatch_test="", sbatch=["11\n", "12\n", "13\n"]), Book()
+    assert submit_chain(fake.gate(), parts, book) == [11, 12, 13]
+    assert len(fake.named("sbatch_test")) == 2
+    _, second, collect = fake.named("sbatch")
+    assert second[-2:] == ["1", "3"]
+    assert "--dependency=afterany:11:12" in collect
+
+
+def test_a_fitted_walltime_is_tried_and_submitted() -> None:
+    """It stands on the command line, where it counts before the script's own."""
+    step = Step("shard", Path("/r/shard.sbatch"), walltime="0:10:00", extra=("--exclude=n1",))
+    fake = FakeSlurm(sbatch_test="", sbatch="11\n")
+    submit_chain(fake.gate(), [step], Book())
+    for [argv] in (fake.named("sbatch_test"), fake.named("sbatch")):
+        assert argv[-3:] == ["--exclude=n1", "--time=0:10:00", "/r/shard.sbatch"]
+
+
+@pytest.mark.parametrize("scancel", [message("scancel-no-controller"), ""])
+def test_a_chain_that_cannot_be_undone_says_so_by_its_class(scancel: Finished | str) -> None:
+    """Whoever holds the run's directory must keep it then."""
+    fake = FakeSlurm(
+        sbatch_test="", sbatch=["11\n", message("submit-limit")], scancel=scancel, **OFFERS
+    )
+    with pytest.raises(ClusterError) as caught:
+        submit_chain(fake.gate(), STEPS, Book())
+    assert isinstance(caught.value, LeftBehind) == (scancel != "")
+
+
+def test_a_job_that_may_or_may_not_be_there_counts_as_left_behind() -> None:
+    """sbatch timed out, and the controller does not say whether it took the job."""
+    fake = FakeSlurm(
+        sbatch_test="", sbatch=message("submit-frozen-controller"),
+        squeue_me=message("squeue-no-controller"),
+    )  # fmt: skip
+    with pytest.raises(LeftBehind, match="nobody can say whether Slurm took the job"):
+        submit_chain(fake.gate(), STEPS, Book())
