@@ -1,0 +1,33 @@
+"""Model servers that others of their node could ask, since they know no token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from evalhpc.models.runspec import RunSpec
+
+#: Servers that cannot be told which address to listen on.
+_ON_ALL_ADDRESSES = frozenset({"nim"})
+_ALONE = ("--exclusive",)
+
+
+def exposure_warnings(spec: RunSpec) -> Iterator[str]:
+    """A sentence for each endpoint whose server anybody on its node (or beyond) can ask.
+
+    Jobs that have their nodes to themselves share them with nobody.
+    """
+    alone = any(option in _ALONE for option in spec.site.slurm.extra)
+    for name, served in spec.served().items():
+        kind = served.deployment.kind
+        if kind == "endpoint" or served.deployment.takes_token:
+            continue
+        if kind in _ON_ALL_ADDRESSES:
+            yield (
+                f"{name}: {kind} knows no token and listens on all addresses of its node: "
+                "whoever reaches that can ask it"
+            )
+        elif not alone:
+            yield (
+                f"{name}: {kind} knows no token: other users of its node can ask it; where jobs "
+                "share nodes, set slurm.extra: [--exclusive] (docs/security.md)"
+            )
