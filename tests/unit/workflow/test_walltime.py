@@ -22,9 +22,6 @@ SETTINGS: dict[str, Any] = {
     "run": {"request_timeout": 30},
     "site": {"slurm": {"signal_seconds": 60}},
 }
-    "run": {"request_timeout": 30},
-    "site": {"slurm": {"signal_seconds": 60}},
-}
 
 
 @pytest.fixture
