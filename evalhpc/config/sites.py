@@ -140,8 +140,8 @@ def _load(path: Path, env: Mapping[str, str]) -> SiteLayer:
 
 def _extended(path: Path, env: Mapping[str, str], chain: tuple[Path, ...]) -> dict[str, Any]:
     """What the file says on top of what it extends; `chain` is how we came here."""
-    chain = (*chain, path.resolve())
     data = drop_blank(Site, load_yaml(path))
+    chain = (*chain, path.resolve())
     parent = data.pop(EXTENDS, None)
     if parent is None:
         return data

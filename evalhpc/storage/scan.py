@@ -16,6 +16,7 @@ from typing import IO, Any
 from evalhpc.core.stubs import MARKER_BYTES, carries_stub
 from evalhpc.errors import IntegrityError
 from evalhpc.storage.atomic import storage_errors
+from evalhpc.storage.outputs import plain_files
 
 _CHUNK = 1 << 20
 #: In UTF-16 a marker has a zero byte after (or before) each of its letters.
@@ -38,19 +39,20 @@ Has = Callable[[bytes], bool]
 def files_with_stubs(folder: Path) -> tuple[str, ...]:
     """Files below `folder` that hold a stub's marker, as sorted relative names.
 
-    Linked folders are followed, and zip, gzip, bzip2 and xz content is looked through, since
-    several harnesses log into archives. Raises IntegrityError for an archive that cannot be read.
+    Zip, gzip, bzip2 and xz content is looked through, since several harnesses log into archives.
+    What lies outside and is only linked is neither published nor looked at (`outputs`).
+    Raises IntegrityError for an archive that cannot be read.
     """
-    found = (path for path in files_below(folder) if stream_has(path, _has_marker, _OVERLAP))
+    found = (path for path in plain_files(folder) if stream_has(path, _has_marker, _OVERLAP))
     return tuple(sorted(str(path.relative_to(folder)) for path in found))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file in it, also through links, each once."""
-    seen: set[str] = set()
+    """Every file in it, also through links; folders once, and none outside of it."""
+    root, seen = folder.resolve(), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads back
+        if real in seen or not Path(real).is_relative_to(root):  # a link back, or to all the disk
             folders.clear()
             continue
         seen.add(real)

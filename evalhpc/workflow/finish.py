@@ -23,6 +23,7 @@ from evalhpc.storage.atomic import (
     temporary_name,
     write_text,
 )
+from evalhpc.storage.outputs import check_readable, copy_plain
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.samples import RequestRow, write_requests, write_samples
 from evalhpc.storage.store import MergeReport, Store
@@ -43,6 +44,8 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     root = _checked_root(run, outcomes, failed)
     number_of = {outcome.benchmark: outcome.number for outcome in outcomes}
     _empty(run.paths.results)
+    for outcome in outcomes:
+        check_readable(run.paths.pass_output(outcome.number, outcome.benchmark))
     outputs = {
         b.name: read_output(
             run.spec.harnesses[b.harness].results, run.paths.pass_output(number_of[b.name], b.name)
@@ -181,7 +184,7 @@ def _copy_output(run: Run, number: int, benchmark: str) -> None:
     target = run.paths.results / benchmark
     temporary = temporary_name(target)
     with storage_errors(target):
-        shutil.copytree(run.paths.pass_output(number, benchmark), temporary)
+        copy_plain(run.paths.pass_output(number, benchmark), temporary)
         temporary.rename(target)
         sync_folder(target.parent)
 

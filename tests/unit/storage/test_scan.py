@@ -14,7 +14,7 @@ import pytest
 
 from evalhpc.core.stubs import MARKER
 from evalhpc.errors import IntegrityError
-from evalhpc.storage.scan import files_with_stubs
+from evalhpc.storage.scan import files_below, files_with_stubs
 
 
 def zipped(content: bytes) -> bytes:
@@ -47,15 +47,20 @@ def test_a_marker_is_found_in_any_packing(pack: Callable[[bytes], bytes], tmp_pa
     assert files_with_stubs(tmp_path) == ("sub/made_of_stubs",)
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    """What would be published is looked at, and a circle of links ends."""
+def test_what_is_only_linked_is_not_looked_at(tmp_path: Path) -> None:
+    """It is not published either; a link to all the disk, or back, costs nothing."""
     outside, output = tmp_path / "outside", tmp_path / "output"
     outside.mkdir()
     output.mkdir()
     (outside / "log").write_text(MARKER)
+    (output / "real").write_text(MARKER)
+    (output / "same").symlink_to("real")
     (output / "link").symlink_to(outside)
-    (outside / "back").symlink_to(output)
-    assert "link/log" in files_with_stubs(output)
+    (output / "file").symlink_to(outside / "log")
+    (output / "disk").symlink_to("/")
+    (output / "back").symlink_to(output)
+    assert files_with_stubs(output) == ("real", "same")
+    assert {path.name for path in files_below(output)} == {"real", "same", "file"}
 
 
 @pytest.mark.parametrize(
