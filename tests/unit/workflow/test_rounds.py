@@ -109,10 +109,13 @@ def test_a_round_that_was_cut_short_but_got_on_is_not_wasted(
 
 def test_rounds_are_bounded_however_well_each_gets_on(tmp_path: Path) -> None:
     """Three times the limit is the end; a resume begins anew."""
-    run = with_rounds(tmp_path, [40, 30, 20], 1)
-    assert CUT_SHORT == 3
+    sizes = [100, 80, 64, 50, 40, 30]
+    run = with_rounds(tmp_path, sizes[:-1], 2)
+    assert within_budget(run)
+    plan_round(run, len(sizes), asked((10,) * sizes[-1]))
+    assert len(sizes) == CUT_SHORT * run.spec.run.max_rounds
     assert not within_budget(run)
-    record_job(run.paths, "resume", 0, 3, "slurm")
+    record_job(run.paths, "resume", 0, len(sizes), "slurm")
     assert within_budget(run)
 
 
