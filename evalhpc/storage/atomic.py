@@ -6,10 +6,11 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -28,6 +29,8 @@ _CAUSES = {
     errno.ENOENT: ("the folder does not exist or was moved", "ls -ld {folder}"),
     errno.EEXIST: ("another process made it first, or an earlier attempt left it", "ls -l {path}"),
     errno.EMFILE: ("too many open files", "ulimit -n"),
+    errno.EINVAL: ("a pipe, a device or a folder lies there", "ls -ld {path}"),
+    errno.ELOOP: ("a link lies there, which is never written through", "ls -l {path}"),
     errno.EIO: ("the storage or its network is failing", "dmesg | tail; df -h {folder}"),
     errno.ESTALE: ("the file server was restarted or the folder replaced", "ls -ld {folder}"),
 }
@@ -52,6 +55,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The regular file at `path`, to be read; raises OSError.
+
+    For a pipe, whose open would wait for a writer, that it is none.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(fd, "rb")
 
 
 def temporary_name(path: Path) -> Path:
@@ -127,7 +142,7 @@ def append_jsonl(path: Path, record: Any) -> None:
     """
     line = encode_meta(record) + b"\n"
     with storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -147,7 +162,8 @@ def read_jsonl(path: Path) -> list[Any]:
     Raises StorageError, and IntegrityError for any other line that is not JSON.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open_file(path) as file:
+            lines = file.read().split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from evalhpc.core.frames import FILE_HEADER_BYTES, Damage, Frame, Kind
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import StorageError
+from evalhpc.storage.atomic import open_file
 from evalhpc.storage.framed import FramedFile, FrameWriter
 from evalhpc.storage.journal import parse_answer_meta
 from evalhpc.storage.requests_file import parse_request, request_meta
@@ -44,7 +45,7 @@ class _Growing:
         """(frame, meta, body) of what is new. Raises StorageError, IntegrityError."""
         # Opening asks a network file system's server; the size in a cache may be old.
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 size = file.seek(0, 2)
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror}") from error

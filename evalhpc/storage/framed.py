@@ -12,7 +12,13 @@ from pathlib import Path
 from evalhpc.core import frames
 from evalhpc.core.frames import Buffer, Damage, Frame, Kind
 from evalhpc.errors import FrameError, IntegrityError, StorageError
-from evalhpc.storage.atomic import storage_error, storage_errors, sync_folder, write_all
+from evalhpc.storage.atomic import (
+    open_file,
+    storage_error,
+    storage_errors,
+    sync_folder,
+    write_all,
+)
 
 #: Mapped pages are given back after this many bytes, and frames are written out after as many.
 DROP_BYTES = 4 << 20
@@ -23,7 +29,7 @@ class Mapped:
     """A file's bytes as one read-only buffer whose passed pages can be given back."""
 
     def __init__(self, path: Path) -> None:
-        with storage_errors(path), path.open("rb") as file:
+        with storage_errors(path), open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             # mmap refuses an empty file, which a shard that died at once leaves behind.
             self.buffer: Buffer = (

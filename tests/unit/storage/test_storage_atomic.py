@@ -10,6 +10,10 @@ import pytest
 
 from evalhpc.errors import IntegrityError, StorageError
 from evalhpc.storage import atomic
+from evalhpc.storage.follow import JournalFollower
+from evalhpc.storage.journal import JournalWriter, read_journal
+from evalhpc.storage.requests_file import read_requests
+from tests.storage_fixtures import RUN
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -89,3 +93,35 @@ def test_a_short_append_is_taken_back(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(StorageError, match="full"):
         atomic.append_jsonl(path, {"job": 2})
     assert path.read_bytes() == b'{"job":1}\n'
+
+
+def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """Where a journal or a record should lie: an error at once, not a reader that hangs."""
+    path = tmp_path / "jobs.jsonl"
+    os.mkfifo(path)
+    for read in (
+        lambda: atomic.read_jsonl(path),
+        lambda: list(read_journal(path, RUN)),
+        lambda: list(read_requests(path, RUN)),
+        lambda: JournalFollower(path, RUN).new(),
+    ):
+        with pytest.raises(StorageError):
+            read()
+    with pytest.raises(StorageError):
+        atomic.append_jsonl(path, {})
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Not by an append, not by a journal; a whole file takes the link's place."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    link = tmp_path / "link"
+    link.symlink_to(mine)
+    with pytest.raises(StorageError, match="link"):
+        atomic.append_jsonl(link, {"job": 1})
+    with pytest.raises(StorageError):
+        JournalWriter.create(link, RUN)
+    atomic.write_text(link, "new")
+    assert mine.read_text() == "precious"
+    assert link.read_text() == "new"
+    assert not link.is_symlink()
