@@ -194,6 +194,6 @@ def _outside_key(model: Model) -> str | None:
         raise EndpointError(
             f"the key of {model.url} is read from ${name}, which is not set on this node",
             cause="the variable is set where you submitted, but not in the job",
-            hint=f"export {name} in the site's environment.setup, from a file only you can read",
+            hint=f"list {name} under environment.secrets.names of the site, and add it to that file",
         )
     return value
