@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def _claim(root: Path, spec: RunSpec) -> Undo:
             root.mkdir(mode=0o700)
             return "folder"
         except FileExistsError:
-            pass
+            _refuse_others(root)
         if root.is_dir() and not any(root.iterdir()):
             return "contents"
     if not RunPaths(root).spec.is_file():
@@ -195,6 +196,17 @@ def _claim(root: Path, spec: RunSpec) -> Undo:
             + (f", evalhpc resume {root}, or --name for a second run" if same else ""),
         )
     return "jobs"  # rendered only: this submission takes it over
+
+
+def _refuse_others(root: Path) -> None:
+    """Raises StorageError for a folder into which somebody else could put links or scripts."""
+    status = root.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+        raise StorageError(
+            f"{root} is another user's, or everybody may write to it",
+            cause="whoever can change its files decides what the jobs of this run do",
+            hint=f"ls -ld {root}; choose another --run-dir, or: chmod o-w {root}",
+        )
 
 
 def _refuse_placeholders(root: Path) -> None:
