@@ -50,21 +50,18 @@ def exclusive(
 
 
 @contextmanager
-def claimed(path: Path, busy: str, *, needed: bool) -> Iterator[None]:
-    """Hold an exclusive file name within the block, where `needed`: there were no locks.
+def claimed(path: Path, busy: str) -> Iterator[None]:
+    """Hold an exclusive file name within the block: some file systems lock on one node only.
 
-    A name outlives a holder that dies, so StorageError (`busy`) says which file is to go.
+    A name outlives a holder that is killed, so StorageError (`busy`) says which file is to go.
     """
-    if not needed:
-        yield
-        return
     with storage_errors(path):
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             raise StorageError(
                 busy,
-                cause="it was started twice; or one was killed, on a file system without locks",
+                cause="it was started twice, or one was killed",
                 hint=f"wait for the other one to end; if there is none: rm {path}",
             ) from None
     try:

@@ -111,8 +111,8 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
         )
     busy = "another `evalhpc resume` of this run is at work"
     with (
-        exclusive(run.paths.control_lock, busy) as locked,
-        claimed(run.paths.resume_claim(resumes(run.paths) + 1), busy, needed=not locked),
+        exclusive(run.paths.control_lock, busy),
+        claimed(run.paths.resume_claim(resumes(run.paths) + 1), busy),
     ):
         return _resume(run, max_gpu_hours)
 
