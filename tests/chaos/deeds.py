@@ -128,9 +128,18 @@ def cancel_task(rig: Rig, run: Path, event: Event) -> str:
     return _to_task(rig, run, event, "scancel")
 
 
+def shorten_walltime(rig: Rig, run: Path, event: Event) -> str:
+    """A running job or task gets a walltime of a minute: it is warned 15 s before, or killed."""
+    task = _pick(rig.running_tasks(run), event)
+    if task is None:
+        return ""
+    words = ("scontrol", "update", f"JobId={task}", "TimeLimit=1")
+    return f"task {task}" if rig.slurm(*words, user="root").returncode == 0 else ""
+
+
 def _to_task(rig: Rig, run: Path, event: Event, *words: str) -> str:
     task = _pick(rig.running_tasks(run), event)
-    done = rig.slurm(*words, task) if task and task != "?" else None
+    done = rig.slurm(*words, task) if task else None
     return f"task {task}" if done and done.returncode == 0 else ""
 
 
@@ -186,6 +195,6 @@ DEEDS: dict[str, Deed] = {
     for deed in (
         kill_worker, kill_gateway, kill_server, kill_harness, kill_slurmd, crash_node,
         restart_controller, stall_controller, preempt, requeue, cancel_task, fill_disk,
-        skew_clock, corrupt_journal, freeze_worker,
+        skew_clock, corrupt_journal, freeze_worker, shorten_walltime,
     )
 }  # fmt: skip

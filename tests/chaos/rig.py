@@ -43,7 +43,6 @@ name: chaos
 extends: devcluster
 hostnames: []
 templates: {templates}
-slurm: {{partition: low}}
 deploy: {{servers: {{hf: hf}}, extra_args: ["{seconds}", "{counts}"]}}
 environment:
   setup: ["export LD_PRELOAD={skew} CHAOS_CLOCK={clocks}/$SLURMD_NODENAME"]
@@ -81,12 +80,13 @@ class Rig:
         """A command of Slurm's on the login node."""
         return self.cluster.exec(list(words), user=user, timeout=60)
 
-    def submit(self, run: Path) -> CompletedProcess[str]:
+    def submit(self, run: Path, partition: str) -> CompletedProcess[str]:
         """Both tasks, twelve shards."""
         tasks = ",".join(f"lm-eval/{task}" for task in DOCUMENTS)
         return self.evalhpc(
             "submit", "--run-dir", run, "--site", self.home / "chaos.yaml",
             "--model", self.home / "tiny", "--tasks", tasks,
+            "--set", f"slurm.partition={partition}",
         )  # fmt: skip
 
     def status(self, run: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from random import Random
 KINDS = (
     "kill_worker", "kill_gateway", "kill_server", "kill_harness", "kill_slurmd",
     "crash_node", "restart_controller", "stall_controller", "preempt", "requeue", "cancel_task",
-    "fill_disk", "skew_clock", "corrupt_journal", "freeze_worker",
+    "fill_disk", "skew_clock", "corrupt_journal", "freeze_worker", "shorten_walltime",
 )  # fmt: skip
 #: Where a kind finds something to hurt, if not anywhere in a run.
 _PHASES = {

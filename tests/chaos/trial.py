@@ -20,6 +20,8 @@ DEADLINE = 900.0
 #: How often the user says `evalhpc resume` before they give up.
 RESUMES = 6
 LOOK = 0.25
+#: What is preempted is requeued in the one, and cancelled in the other.
+PARTITIONS = ("low", "lowest")
 #: Seconds without a job after which nothing goes on any more; a process that is left is an orphan.
 STILL, ORPHANED = 3.0, 20.0
 
@@ -48,7 +50,7 @@ def run_trial(rig: Rig, seed: int, number: int, *, calm: bool = False) -> Report
     report, begun = Report(number), time.monotonic()
     run = rig.disk / f"run-{seed}-{number}{'-calm' if calm else ''}"
     rig.forget_counts()
-    done = rig.submit(run)
+    done = rig.submit(run, PARTITIONS[number % len(PARTITIONS)])
     if done.returncode != 0:
         report.wrong.append(f"submit exited with {done.returncode}: {done.stderr}")
         return report

@@ -14,9 +14,9 @@ from tests.chaos.trial import run_trial
 pytestmark = pytest.mark.slurm
 
 SEED = 1
-#: Between them: nodes, servers, workers and slurmds that die, preemption, a full disk,
-#: a controller that restarts and stalls, a cancelled collector.
-SCHEDULES = (0, 2, 5)
+#: Between them: servers, workers, gateways and a node that die, a worker that sleeps, preemption,
+#: a cancelled task, a full disk, damaged journals, a controller that restarts.
+SCHEDULES = (2, 6, 13)
 
 
 @pytest.fixture(scope="module")
