@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from evalhpc.core.common_fault import CommonFault, Death, common_fault
@@ -83,8 +84,20 @@ def refuse_futile(run: Run, round_: int, shard: int) -> None:
     )
 
 
-def call_off(run: Run, round_: int) -> None:
-    """After a shard failed: where all fail alike, cancel what waits of its array, once a round."""
+@contextmanager
+def calling_off(run: Run, round_: int) -> Iterator[None]:
+    """A shard at work: if it fails, as all have done, what waits of its round is cancelled."""
+    try:
+        yield
+    except EvalhpcError:
+        try:
+            _call_off(run, round_)
+        except EvalhpcError as further:
+            log.warning("the tasks that wait were not cancelled: %s", further.what)
+        raise
+
+
+def _call_off(run: Run, round_: int) -> None:
     fault = fault_of_round(run, round_)
     if fault is None or not _first_to_say(run, round_, fault):
         return
@@ -92,10 +105,7 @@ def call_off(run: Run, round_: int) -> None:
     arrays = [job.id for job in recorded_jobs(run.paths) if job.kind == "shard"]
     if run.spec.site.scheduler != "slurm" or not run.spec.site.resubmit:
         return  # those that wait find out by themselves, each as it starts
-    try:
-        Slurm(env=os.environ).cancel(arrays, only_pending=True)
-    except EvalhpcError as error:
-        log.warning("the tasks that wait were not cancelled: %s", error.what)
+    Slurm(env=os.environ).cancel(arrays, only_pending=True)
 
 
 def refuse_endless(run: Run, round_: int, shard: int, restarts: int) -> None:

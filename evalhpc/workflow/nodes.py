@@ -10,7 +10,7 @@ from evalhpc.workflow.collect import alone, collect, note_failure, plan_first
 from evalhpc.workflow.deployment import run_deployment
 from evalhpc.workflow.early_stop import (
     answering_round,
-    call_off,
+    calling_off,
     refuse_restarts,
     restarts_here,
 )
@@ -41,14 +41,12 @@ def planning(root: Path) -> int:
 
 def answering(root: Path, round_: int, shard: int) -> int:
     """One shard."""
-    run = open_run(root)
-    answered = answering_round(run, round_)
     try:
-        counts = run_shard(run, round_, shard)
+        run = open_run(root)
+        with calling_off(run, answering_round(run, round_)):
+            counts = run_shard(run, round_, shard)
     except EvalhpcError as error:
-        _failed(error)
-        call_off(run, answered)
-        return error.exit_code
+        return _failed(error)
     except Interrupted:
         return INTERRUPTED
     print(f"answered {counts.answered} requests in {counts.units} units")
@@ -58,7 +56,9 @@ def answering(root: Path, round_: int, shard: int) -> int:
 def deploying(root: Path, job: int) -> int:
     """A deployment job."""
     try:
-        run_deployment(open_run(root), job)
+        run = open_run(root)
+        refuse_restarts(run, restarts_here())
+        run_deployment(run, job)
     except EvalhpcError as error:
         return _failed(error)
     except Interrupted:
