@@ -19,6 +19,13 @@ from tests.integration.login_desk import PATH, Desk, desk_in
 
 pytestmark = pytest.mark.slurm
 
+#: 24 requests of half a second, one after another.
+SLOW = (
+    "--tasks", "lm-eval/ok,lm-eval/a,lm-eval/b", "--set", "run.unit_size=1",
+    "--set", "run.concurrency=1", "--set", "run.adaptive=false",
+    "--set", "deploy.extra_args=[slow]",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def desk(cluster: DevCluster) -> Iterator[Desk]:
@@ -46,6 +53,15 @@ def restart(cluster: DevCluster) -> None:
         return not any(state.startswith(("down", "unk")) or "*" in state for state in nodes)
 
     wait_until(known, timeout=30, what="every node is back")
+
+
+def wait_for_answers(run: Path) -> None:
+    """Until the first unit's answers are on the disk, of which some must be left then."""
+
+    def some() -> bool:
+        return any(path.stat().st_size > 500 for path in (run / "journals").glob("*.journal"))
+
+    wait_until(some, timeout=60, every=0.05, what="some requests are answered")
 
 
 # --- arrays
@@ -94,25 +110,19 @@ def test_cancel_ends_every_array_and_what_nobody_recorded(desk: Desk) -> None:
 def test_walltimes_are_fitted_to_what_was_measured(desk: Desk) -> None:
     """A round for what a cancelled array left, by its own rate; a later run by the earlier one."""
     run, second = desk.home / "measured" / "first", desk.home / "measured" / "second"
-    words = ("--shards", 1, "--set", "run.request_timeout=20", "--set", "run.unit_size=1",
-             "--set", "run.concurrency=1", "--set", "run.adaptive=false",
-             "--set", "deploy.extra_args=[slow]", "--set", "run.lease_timeout=2")  # fmt: skip
+    words = (*SLOW, "--shards", 1, "--set", "run.request_timeout=20")
     done = desk.submit(run, *words)
     assert done.returncode == 0, done.stderr
     [array] = jobs_of(run, "shard")
     assert array["walltime"] == ""
 
-    def some_answered() -> bool:
-        status = json.loads(desk.evalhpc("status", run, "--json").stdout)
-        return bool(0 < status["answered"] < status["requests"])
-
-    wait_until(some_answered, timeout=60, what="some requests are answered")
+    wait_for_answers(run)
     as_user(desk, "scancel", array["id"])
     wait_until((run / "certificate.json").is_file, timeout=60, what="the run is complete")
     [_, again] = jobs_of(run, "shard")
     assert again["walltime"] in ("0:02:00", "0:03:00", "0:04:00"), again
     assert re.fullmatch(
-        r"\d requests? left, \S+ s of a shard each in round 1, load .*", again["why"]
+        r"\d+ requests? left, \S+ s of a shard each in round 1, load .*", again["why"]
     )
     done = desk.submit(second, *words, "--wait")
     assert done.returncode == 0, done.stderr
@@ -301,24 +311,18 @@ def test_preempted_shards_cost_no_answer(desk: Desk, partition: str) -> None:
     """`low` requeues what a higher partition pushes aside, `lowest` cancels it."""
     run = desk.home / f"preempted-{partition}"
     done = desk.submit(
-        run, "--shards", 2, "--set", f"slurm.partition={partition}", "--set", "run.unit_size=1",
-        "--set", "slurm.cpu_partition=batch", "--set", "deploy.extra_args=[slow]",
-        "--set", "resources.shard.gpus_per_node=8", "--set", "run.concurrency=1",
-        "--set", "run.adaptive=false",
+        run, *SLOW, "--shards", 1, "--set", f"slurm.partition={partition}",
+        "--set", "slurm.cpu_partition=batch", "--set", "resources.shard.gpus_per_node=8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     [array] = jobs_of(run, "shard")
 
-    def some_answered() -> bool:
-        status = json.loads(desk.evalhpc("status", run, "--json").stdout)
-        return bool(0 < status["answered"] < status["requests"])
-
-    wait_until(some_answered, timeout=60, what="some requests are answered")
-    nodes = as_user(desk, "squeue", "-h", f"--jobs={array['id']}", "-o", "%N").split()
-    high = as_user(
-        desk, "sbatch", "--parsable", "--partition=high", "--gres=gpu:8", f"--nodelist={nodes[0]}",
-        "--wrap=sleep 1",
-    )  # fmt: skip
+    wait_for_answers(run)
+    (node,) = as_user(desk, "squeue", "-h", f"--jobs={array['id']}", "-o", "%N").split()
+    whole = ("--partition=high", "--gres=gpu:8", f"--nodelist={node}")
+    as_user(desk, "sbatch", *whole, "--wrap=sleep 1")
     wait_until((run / "certificate.json").is_file, timeout=90, what="the run is complete")
+    requeued = len(list((run / "journals").glob("0001-00000-*.journal"))) == 2
+    assert requeued == (partition == "low")
+    assert requeued or len(jobs_of(run, "shard")) == 2
     assert desk.evalhpc("verify", run).returncode == 0
-    assert high
