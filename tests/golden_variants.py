@@ -44,7 +44,8 @@ _EVERY_OPTION: dict[str, Any] = {
             "extra": ["--exclusive", "--mail-user=Jo Doe <jo@example.org>"],
             "gpu_request": "gres", "gpu_type": "h100", "array_throttle": 2, "signal_seconds": 0,
         },
-        "resources": {"shard": {"walltime": "1-00:00:00", "gpus_per_node": 8, "memory": "0"}},
+        "resources": {"shard": {"walltime": "1-00:00:00", "time_min": "2:00:00",
+                                "gpus_per_node": 8, "memory": "0"}},
         "environment": {
             "setup": [". /etc/profile.d/modules.sh", "module load cuda/12"],
             "variables": {"HF_HUB_OFFLINE": "1", "GREETING": "it's $HOME"},
