@@ -17,6 +17,7 @@ from evalhpc.cli.output import show_error
 from evalhpc.cli.runs import cancel, logs, merge, results, resume, status, verify
 from evalhpc.cli.stage import stage
 from evalhpc.cli.submit import estimate, render, submit
+from evalhpc.cli.values import check_encoding
 from evalhpc.errors import EvalhpcError
 
 _EPILOG = """\b
@@ -63,6 +64,7 @@ def main() -> None:
     """Entry point: our errors become their text on stderr and their exit code."""
     mask_streams(os.environ)
     try:
+        check_encoding(sys.argv)
         cli(prog_name="evalhpc")
     except EvalhpcError as error:
         show_error(error)

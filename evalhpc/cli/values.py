@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
+
+from evalhpc.errors import UsageError
 
 
 def word(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -20,15 +23,20 @@ def word(context: click.Context, param: click.Parameter, value: str | None) -> s
 
 def folder(context: click.Context, param: click.Parameter, value: str | None) -> Path | None:
     """A path from a non-empty text; `Path("")` would be the current folder."""
-    if word(context, param, value) is None:
-        return None
-    try:
-        str(value).encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter(
-            "it is not UTF-8, which the scripts and YAML files of a run need", context, param
-        ) from error
-    return Path(str(value))
+    return None if word(context, param, value) is None else Path(str(value))
+
+
+def check_encoding(words: Iterable[str]) -> None:
+    """Raises UsageError for a word of the command line that is no text: it is in no encoding."""
+    for given in words:
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{given!a} is not UTF-8",
+                cause="the scripts and YAML files of a run are, and so must be every name in them",
+                hint="rename the file, or quote the word otherwise",
+            ) from error
 
 
 def budget(context: click.Context, param: click.Parameter, value: float | None) -> float | None:

@@ -9,6 +9,7 @@ definitions and data can also be read, checked and run again years later.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def _stage_entry(entry: TaskEntry, target: Path) -> None:
     task = yaml.safe_load(definition.read_text(encoding="utf-8"))
     # Absolute: the harness resolves a relative name against wherever it happens to be started.
     task["dataset_kwargs"] = {"data_files": {task["test_split"]: str(data.resolve())}}
-    text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(task, sort_keys=False)  # in ASCII: PyYAML would lose a U+0085
     (target / "task.yaml").write_text(text, encoding="utf-8")
 
 
@@ -78,5 +79,16 @@ def _copy_definitions(source: Path, target: Path) -> None:
             f"include_path is not a folder: {source}",
             hint=f"ls -ld {source}",
         )
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        raise UsageError(
+            f"include_path {source} holds the run directory, into which it would be copied",
+            hint="put the task definitions into a folder of their own, or choose another --run-dir",
+        )
+    for path in source.rglob("*"):
+        if any("\ud800" <= char <= "\udfff" for char in path.name):
+            raise UsageError(
+                f"a name in include_path is not UTF-8: {str(path)!a}",
+                hint="rename the file: every file of a run is listed by name",
+            )
     ignore = shutil.ignore_patterns("__pycache__", ".git", "*.pyc")
     shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from evalhpc.cli.main import main
+from evalhpc.config.run_file import read_run
 from tests.integration.quick_server import Handler
 from tests.integration.quick_site import write_quick_site
 from tests.models.checkpoints import write_hf
@@ -156,7 +157,6 @@ WORDS: list[tuple[list[str], int, str]] = [
     (["--model", ""], 2, "is a shell variable not set"),
     (["--tasks", ""], 2, "is a shell variable not set"),
     (["--run-dir", ""], 2, "is a shell variable not set"),
-    (["--run-dir", "runs/\udcff"], 2, "UTF-8"),
     (["--api-key-env", "KEY"], 2, "--endpoint"),
     (["--endpoint", "localhost:8000", "--model-id", "m"], 2, "http://"),
     (["--endpoint", "http://u:secret@localhost:8000", "--model-id", "m"], 2, "user"),
@@ -347,6 +347,136 @@ def test_run_directories_that_cannot_be_used(
     submit(place, evalhpc, "--run-dir", tmp_path / "empty", "--set", "environment.setup=[if]")
     assert list((tmp_path / "empty").iterdir()) == []
     assert_clear(submit(place, evalhpc, "--run-dir", tmp_path / "%j"), 2, "'%j'")
+
+
+def test_run_directories_that_others_may_change(
+    place: Place, evalhpc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that everybody may write to, or another user's, never gets our scripts."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    said = submit(place, evalhpc, "--run-dir", tmp_path / "shared")
+    assert_clear(said, 6, "everybody may write", "chmod o-w")
+    (tmp_path / "theirs").mkdir()
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    assert_clear(submit(place, evalhpc, "--run-dir", tmp_path / "theirs"), 6, "another user's")
+    assert [list(folder.iterdir()) for folder in tmp_path.iterdir()] == [[], []]
+
+
+#: What a name may hold, and still be a name.
+NAMES = [
+    "a b", "it's", 'say "hi"', "two\nlines", "$(touch gone)", "`touch gone`", "日本 é", "-rf",
+    "--help", "a;b&c|d>e", "back\\slash", "é" * 127, "a" * 255, "a,b", "a=b", "{{ 7*7 }}",
+    "x\x1b[2J", "a#b", "~", "*", " ", "a\tb", "a\rb", "\u202egnp", "\u2028", "\x85", "..a", "'\"$\\`\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_of_any_text_are_used_as_they_are(
+    place: Place, evalhpc: Command, tmp_path: Path, name: str
+) -> None:
+    """As model, model id, run directory and folder of tasks: each stands in the run as given."""
+    for kind in ("model", "run", "tasks"):
+        (tmp_path / kind).mkdir()
+    model, run, tasks = (tmp_path / kind / name for kind in ("model", "run", "tasks"))
+    shutil.copytree(place.model, model)
+    tasks.mkdir()
+    (tasks / name).write_text("")
+    words = ["--site", place.site, "--model", model, "--tasks", "lm-eval/ok", "--run-dir", run]
+    identified = ["--model-id", name] if name.strip() else []
+    quoted = f"params.include_path={json.dumps(str(tasks))}"  # as YAML: blanks at its end count
+    said = evalhpc("render", *words, *identified, "--set", quoted)
+    assert said.code == 0, said.err
+    spec = read_run(run / "run.yaml")
+    assert spec.model.path == str(model)
+    assert spec.model.model_id == name or not identified
+    assert (run / "tasks" / "ok" / name).exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    assert not (place.folder / "gone").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "..", "a/b", "$(touch gone)", "é", "-a", "a\n", "a" * 101])
+def test_names_of_suites_and_runs_are_plain(
+    place: Place, evalhpc: Command, tmp_path: Path, name: str
+) -> None:
+    """They become parts of job names and URLs, so any other is refused before anything is made."""
+    suite = tmp_path / "plain.yaml"
+    benchmarks = "benchmarks: [{name: a, harness: lm-eval, task: x}]\n"
+    suite.write_text(f"name: {json.dumps(name)}\n{benchmarks}")
+    assert_clear(submit(place, evalhpc, "--suite", suite), 3, "name")
+    assert submit(place, evalhpc, f"--name={name}").code == 2
+    if "/" not in name:
+        other = tmp_path / f"{name}.yaml"
+        other.write_text(benchmarks)
+        assert_clear(submit(place, evalhpc, "--suite", other), 3, "name")
+
+
+@pytest.mark.parametrize(
+    "words", [["--model"], ["--run-dir"], ["--site"], ["--suite"], ["--model-id"], ["--set"]]
+)
+def test_words_that_are_no_text(place: Place, evalhpc: Command, words: list[str]) -> None:
+    """Bytes that are not UTF-8 could stand in no script, wherever they are given."""
+    said = evalhpc("render", *words, "params.include_path=\udcff/x.yaml")
+    assert_clear(said, 2, "is not UTF-8", "\\udcff")
+
+
+def test_names_that_no_folder_can_have(place: Place, evalhpc: Command, tmp_path: Path) -> None:
+    """Too long for the file system, above its own folder, a link to itself: said before a write."""
+    (tmp_path / "loop").symlink_to("loop")
+    for name, code in (("a" * 256, 6), ("b/" + "a" * 256, 6), ("..", 6), ("loop", 6)):
+        assert_clear(submit(place, evalhpc, "--run-dir", tmp_path / name), code)
+    assert_clear(submit(place, evalhpc, "--model", tmp_path / "loop"), 4, "link")
+    for option in ("--site", "--suite"):
+        (tmp_path / "loop.yaml").unlink(missing_ok=True)
+        (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+        assert_clear(submit(place, evalhpc, option, tmp_path / "loop.yaml"), 3, "no such file")
+
+
+def test_tasks_that_hold_the_run_itself(place: Place, evalhpc: Command, tmp_path: Path) -> None:
+    """A copy of a folder into itself would have no end."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        said = submit(
+            place, evalhpc, "--run-dir", tmp_path / "run", "--set", f"params.include_path={folder}"
+        )
+        assert_clear(said, 2, "holds the run directory")
+        assert not (tmp_path / "run").exists()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).write_text("")
+    said = submit(place, evalhpc, "--set", f"params.include_path={tmp_path}")
+    assert_clear(said, 2, "not UTF-8")
+
+
+@pytest.mark.parametrize("option", ["--site", "--suite"])
+@pytest.mark.parametrize(
+    "kind", ["pipe", "device", "folder", "huge", "nul", "latin", "bomb", "deep"]
+)
+def test_configuration_that_is_no_text_of_ours(
+    place: Place, evalhpc: Command, tmp_path: Path, option: str, kind: str
+) -> None:
+    """Nobody waits for a pipe or reads a device; what is huge, or grows when read, is refused."""
+    path = tmp_path / "x.yaml"
+    bomb = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
+        b"%c: &%c [%b]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in range(98, 112)
+    )
+    contents = {
+        "nul": b"name: x\0\n",
+        "latin": b"name: \xe9\n",
+        "bomb": bomb,
+        "deep": b"[" * 90_000,
+    }
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(100 << 20)
+    else:
+        path.write_bytes(contents[kind])
+    assert_clear(submit(place, evalhpc, option, path), 3, "x.yaml")
 
 
 def test_slurm_that_is_not_there(
