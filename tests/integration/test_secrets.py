@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,8 +79,8 @@ class Parrot(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def parrot(*, denies: bool) -> Iterator[str]:
-    kind = type("AParrot", (Parrot,), {"asked": 0, "denies": denies})
+def parrot(*, denies: bool, asked: int = 0) -> Iterator[str]:
+    kind = type("AParrot", (Parrot,), {"asked": asked, "denies": denies})
     with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -113,16 +114,14 @@ def test_a_key_that_a_server_sends_back_is_written_nowhere(tmp_path: Path, denie
 
 def test_a_submission_denied_at_once_does_not_show_the_key(tmp_path: Path) -> None:
     """The probe before a run gets the same 401."""
-    with parrot(denies=True) as url:
-        Parrot.asked = 9
-        try:
-            done = evalhpc(
-                "submit", "--endpoint", url, "--model-id", "m", "--api-key-env", "JUDGE_LOGIN",
-                "--tasks", "lm-eval/ok", "--site", write_quick_site(tmp_path, "local"),
-                "--run-dir", tmp_path / "run", env={"JUDGE_LOGIN": KEY},
-            )  # fmt: skip
-        finally:
-            Parrot.asked = 0
+    with parrot(denies=True, asked=9) as url:
+        done = evalhpc(
+            "submit", "--endpoint", url, "--model-id", "m", "--api-key-env", "JUDGE_LOGIN",
+            "--tasks", "lm-eval/ok", "--site", write_quick_site(tmp_path, "local"),
+            "--run-dir", tmp_path / "run", env={"JUDGE_LOGIN": KEY},
+        )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "Incorrect API key provided: Bearer ***" in done.stderr
     assert KEY not in done.stdout + done.stderr
 
 
@@ -192,13 +191,19 @@ import os, sys
 os.write(1, b"first {KEY[:9]}"); os.write(1, b"{KEY[9:]} second")
 os.write(2, b"x" * 200_000 + b" last {KEY}"); os._exit(7)
 """
+
+    class Slow(MaskedStream):
+        def end(self) -> bytes:
+            time.sleep(0.3)  # the command has ended long before
+            return super().end() + b"."
+
     log = tmp_path / "log"
     child = process.start(
-        [sys.executable, "-c", code], log=log, through=MaskedStream(Mask([KEY])), tied=True
+        [sys.executable, "-c", code], log=log, through=Slow(Mask([KEY])), tied=True
     )
     assert child.wait(60) == 7
     text = log.read_text()
-    assert text == "first *** second" + "x" * 200_000 + " last ***"
+    assert text == "first *** second" + "x" * 200_000 + " last ***."
     assert process.stop(child) == 7
 
 

@@ -90,6 +90,13 @@ def test_pieces_are_masked_like_the_whole(values: list[str], data: st.DataObject
     assert b"".join(map(stream.feed, pieces)) + stream.end() == mask.bytes(whole)
 
 
+def test_of_two_secrets_at_one_place_a_stream_masks_the_longer() -> None:
+    """One may begin like the other: what is left of it would be told."""
+    stream = MaskedStream(Mask(["secret", "secretive-one"]))
+    assert stream.feed(b"a secret") + stream.feed(b"ive-one b") + stream.end() == b"a *** b"
+    assert stream.feed(b"a secret") + stream.feed(b" b") + stream.end() == b"a *** b"
+
+
 def test_a_stream_holds_nothing_back_without_need() -> None:
     """Progress bars and prompts are seen at once: only what may begin a secret waits."""
     stream = MaskedStream(Mask(["secret-value"]))
