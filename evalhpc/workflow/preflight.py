@@ -49,7 +49,7 @@ def preflight(run: Run, environ: Mapping[str, str], wish: Wish | None = None) ->
     refuse_no_space(run.paths.root, *needed(spec, records))
     warnings = list(_unstaged(spec, records, _stage_command(spec, wish)))
     if spec.site.scheduler == "slurm":
-        warnings += _waiting(run, Slurm(env=environ))
+        warnings += waiting(run, Slurm(env=environ))
     return warnings
 
 
@@ -165,7 +165,7 @@ def _stage_command(spec: RunSpec, wish: Wish | None) -> str:
     return " ".join(map(shell_word, words))
 
 
-def _waiting(run: Run, slurm: Slurm) -> Iterator[str]:
+def waiting(run: Run, slurm: Slurm) -> Iterator[str]:
     """Partitions that take jobs, but start none for now."""
     known = {partition.name: partition for partition in slurm.partitions()}
     default = next((partition.name for partition in known.values() if partition.default), None)

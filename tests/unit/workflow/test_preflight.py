@@ -15,11 +15,13 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.stage import StageRecord, stage_key
 from evalhpc.paths import RunPaths
 from evalhpc.process import Finished
+from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow import preflight as checks
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.wish import Wish
 from tests.factories import make_spec
+from tests.slurm_fakes import FakeSlurm, captured
 
 
 def run_of(folder: Path, **site: Any) -> Run:
@@ -144,3 +146,18 @@ def test_an_interpreter_of_a_harness_must_be_there(tmp_path: Path) -> None:
     spec = run.spec.model_copy(update={"harnesses": {"lm-eval": harness}})
     with pytest.raises(ConfigError, match=r"pythons\.lm-eval"):
         checks.preflight(Run(run.paths, spec, run.hash), {})
+
+
+def test_a_partition_that_starts_nothing_is_named(tmp_path: Path) -> None:
+    """Its jobs would wait, which is no reason to refuse them."""
+    shown = captured("22.05/partitions.txt")
+    spec = make_spec(site={"slurm": {"partition": "batch"}})
+    run = Run(RunPaths(tmp_path), spec, spec.digest())
+
+    def said(text: str) -> list[str]:
+        fake = FakeSlurm(scontrol_partition=text, sinfo=captured("22.05/sinfo.txt"))
+        return list(checks.waiting(run, Slurm(fake, {})))
+
+    assert said(shown) == []
+    (warning,) = said(shown.replace("State=UP", "State=DRAIN"))
+    assert warning == "partition batch is DRAIN: jobs wait; sinfo -p batch"
