@@ -15,6 +15,7 @@ from evalhpc.models.site import Slurm as SlurmSettings
 from evalhpc.slurm.arrays import format_tasks, parse_tasks
 from evalhpc.slurm.chain import Step
 from evalhpc.slurm.gate import Slurm
+from evalhpc.slurm.jobs import Limits
 from evalhpc.slurm.quotas import Pool, Quotas
 from evalhpc.workflow.run import Run
 
@@ -33,14 +34,19 @@ def read_bounds(run: Run, slurm: Slurm) -> Bounds:
     """Ask the cluster; raises ClusterError where the controller does not answer."""
     limits = slurm.limits()
     tasks = min(run.spec.site.slurm.max_array_size, limits.max_array_tasks)
+    return Bounds(tasks, read_quotas(limits, slurm))
+
+
+def read_quotas(limits: Limits, slurm: Slurm) -> Quotas | None:
+    """What the accounting allows the user; None where it limits nothing, or does not say what."""
     if "limits" not in limits.enforced:
-        return Bounds(tasks)
+        return None
     try:
-        return Bounds(tasks, slurm.quotas(getpass.getuser()))
+        return slurm.quotas(getpass.getuser())
     except (EvalhpcError, OSError, KeyError) as error:
         # sbatch enforces them all the same: what it refuses is undone.
         log.warning("note: the limits of your account are unknown: %s", error)
-        return Bounds(tasks)
+        return None
 
 
 def tasks_of(run: Run, step: Step) -> int:

@@ -11,6 +11,10 @@ from evalhpc.errors import EvalhpcError
 from evalhpc.models.base import Frozen
 from evalhpc.models.site import Site
 from evalhpc.slurm.jobs import Limits, Partition
+from evalhpc.slurm.quotas import Quotas
+
+#: Planning, a shard and a collector.
+_LEAST_JOBS = 3
 
 #: `gpu:8`, `gpu:h100:8`, `gpu:h100:8(S:0-1)`: what a node offers, as sinfo prints it.
 _GPUS = re.compile(r"^gpu:(?:(?P<type>[^:()]+):)?(?P<count>\d+)(?:\(.*\))?$")
@@ -30,8 +34,13 @@ def failed(name: str, error: EvalhpcError) -> Check:
     return Check(name=name, ok=False, found=error.what, hint=error.hint)
 
 
-def compare(site: Site, partitions: Sequence[Partition], limits: Limits) -> list[Check]:
-    """Partitions, accounts, walltimes, GPUs and arrays of the site beside the cluster's."""
+def compare(
+    site: Site, partitions: Sequence[Partition], limits: Limits, quotas: Quotas | None = None
+) -> list[Check]:
+    """Partitions, accounts, walltimes, GPUs and arrays of the site beside the cluster's.
+
+    `quotas`: what the accounting allows the user, where it limits anything.
+    """
     known = {partition.name: partition for partition in partitions}
     default = next((partition for partition in partitions if partition.default), None)
     wanted = {"partition": site.slurm.partition}
@@ -43,6 +52,8 @@ def compare(site: Site, partitions: Sequence[Partition], limits: Limits) -> list
     if main is not None:
         checks += [*_account(site, main), *_gpus(site, main)]
     checks += _walltimes(site, main, passes)
+    if quotas is not None:
+        checks += _allowed(site, quotas)
     return [*checks, _array(site, limits)]
 
 
@@ -117,6 +128,32 @@ def _walltimes(site: Site, main: Partition | None, passes: Partition | None) -> 
             found=f"{name} asks for {job.walltime}; {partition.name} ends at {limit // 60} minutes",
             hint=f"--set resources.{name}.walltime={limit // 60}",
         )  # fmt: skip
+
+
+def _allowed(site: Site, quotas: Quotas) -> Iterator[Check]:
+    """What of the queue the account leaves to a run, and how long its jobs may be."""
+    slurm = site.slurm
+    passes = slurm.cpu_partition or slurm.partition
+    for name, partition in (("planning", passes), ("shard", slurm.partition), ("collect", passes)):
+        longest = quotas.longest(slurm.account, partition or "", slurm.qos)
+        asked = walltime_seconds(getattr(site.resources, name).walltime)
+        if longest is not None and (asked is None or asked > longest[1]):
+            minutes = max(1, longest[1] // 60)
+            yield Check(
+                name="walltime", ok=False,
+                found=f"{name} asks for {getattr(site.resources, name).walltime}; "
+                f"{longest[0]} is {minutes} minutes",
+                hint=f"--set resources.{name}.walltime={minutes}",
+            )  # fmt: skip
+    pool = quotas.pool(slurm.account, slurm.partition or "", slurm.qos)
+    if pool is not None:
+        room = pool.limit - pool.queued
+        yield Check(
+            name="jobs",
+            ok=room >= _LEAST_JOBS,
+            found=f"{pool.label} is {pool.limit}; {pool.queued} are in the queue",
+            hint="" if room >= _LEAST_JOBS else "squeue --me: a run needs three places at least",
+        )
 
 
 def _array(site: Site, limits: Limits) -> Check:

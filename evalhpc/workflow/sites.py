@@ -19,6 +19,7 @@ from evalhpc.models.site import Site
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.image_sites import stored_images
+from evalhpc.workflow.limits import read_quotas
 from evalhpc.workflow.node_check import check_node
 from evalhpc.workflow.preflight import free, refuse_other_python
 from evalhpc.workflow.site_checks import Check, compare, failed
@@ -169,7 +170,8 @@ def _image(site: Site, name: str, image: str) -> Check:
 def _slurm_checks(site: Site, slurm: Slurm) -> Iterator[Check]:
     try:
         yield Check(name="Slurm", ok=True, found=slurm.version())
-        yield from compare(site, slurm.partitions(), slurm.limits())
+        limits = slurm.limits()
+        yield from compare(site, slurm.partitions(), limits, read_quotas(limits, slurm))
     except EvalhpcError as error:
         yield failed("Slurm", error)
         return

@@ -9,6 +9,7 @@ import pytest
 
 from evalhpc.models.site import Site
 from evalhpc.slurm.jobs import Limits, Partition
+from evalhpc.slurm.quotas import Allowed, Queued, Quotas
 from evalhpc.workflow.site_checks import Check, compare
 from evalhpc.workflow.sites import check_site
 
@@ -155,3 +156,26 @@ def test_the_program_of_a_runtime_is_looked_for(tmp_path: Path) -> None:
     program.chmod(0o755)
     assert found(tmp_path, text, PATH=str(tmp_path))["apptainer"].found == str(program)
     assert "pyxis" not in found(tmp_path, "container: {runtime: pyxis}\n")
+
+
+def test_what_the_account_may_have_is_compared_too() -> None:
+    """Places in the queue, and MaxWall, which Slurm would let a job wait for."""
+    site = Site.model_validate({"name": "mine", "slurm": {"partition": "gpu"}})
+    limits = Limits(1001, 1001, 10000, accounting=True, cluster="c", enforced=("limits",))
+
+    def checks(queued: int, seconds: int) -> dict[str, Check]:
+        quotas = Quotas(
+            default_account="lab",
+            associations=(Allowed("lab", max_submit=10, max_seconds=seconds),),
+            queued=(Queued("lab", "gpu", "normal", queued),),
+        )
+        return {check.name: check for check in compare(site, (GPU,), limits, quotas)}
+
+    fits = checks(7, 4 * 3600)
+    assert fits["jobs"].ok
+    assert fits["jobs"].found == "MaxSubmitJobs of account lab is 10; 7 are in the queue"
+    assert "walltime" not in fits
+    tight = checks(8, 3 * 3600)
+    assert not tight["jobs"].ok
+    assert "squeue --me" in tight["jobs"].hint
+    assert tight["walltime"].hint == "--set resources.shard.walltime=180"
