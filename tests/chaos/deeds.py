@@ -17,6 +17,8 @@ from tests.chaos.rig import NODES, Rig
 from tests.chaos.schedule import Event
 
 T = TypeVar("T")
+#: Tenths of a second that a killer waits for a victim.
+PATIENCE = 150
 Deed = Callable[[Rig, Path, Event], str]
 
 
@@ -28,9 +30,14 @@ def _node(event: Event) -> str:
     return NODES[int(event.pick * len(NODES))]
 
 
-def _kill(targets: Sequence[Process], event: Event, what: str) -> str:
-    victim = _pick(targets, event)
-    return f"{what} {victim.pid}" if victim and victim.send(signal.SIGKILL) else ""
+def _kill(targets: Callable[[], Sequence[Process]], event: Event, what: str) -> str:
+    """Kill one of the targets, which may have yet to start."""
+    for _ in range(PATIENCE):
+        victim = _pick(targets(), event)
+        if victim and victim.send(signal.SIGKILL):
+            return f"{what} {victim.pid}"
+        time.sleep(0.1)
+    return ""
 
 
 def _named(rig: Rig, run: Path, word: str) -> list[Process]:
@@ -39,25 +46,29 @@ def _named(rig: Rig, run: Path, word: str) -> list[Process]:
 
 def kill_worker(rig: Rig, run: Path, event: Event) -> str:
     """kill -9 of a shard."""
-    return _kill(_named(rig, run, "evalhpc node shard"), event, "shard")
+    return _kill(lambda: _named(rig, run, "evalhpc node shard"), event, "shard")
 
 
 def kill_gateway(rig: Rig, run: Path, event: Event) -> str:
     """kill -9 of the process that a harness asks."""
-    everything = rig.processes(run)
-    harnesses = [process for process in everything if process.is_a("chaos/harness.py")]
-    above = [parent_of(harness, everything, "evalhpc node") for harness in harnesses]
-    return _kill([process for process in above if process], event, "gateway")
+
+    def gateways() -> list[Process]:
+        everything = rig.processes(run)
+        harnesses = [process for process in everything if process.is_a("chaos/harness.py")]
+        above = [parent_of(harness, everything, "evalhpc node") for harness in harnesses]
+        return [process for process in above if process]
+
+    return _kill(gateways, event, "gateway")
 
 
 def kill_server(rig: Rig, run: Path, event: Event) -> str:
     """kill -9 of a model server."""
-    return _kill(_named(rig, run, "chaos/server.py"), event, "server")
+    return _kill(lambda: _named(rig, run, "chaos/server.py"), event, "server")
 
 
 def kill_harness(rig: Rig, run: Path, event: Event) -> str:
     """kill -9 of a harness."""
-    return _kill(_named(rig, run, "chaos/harness.py"), event, "harness")
+    return _kill(lambda: _named(rig, run, "chaos/harness.py"), event, "harness")
 
 
 def freeze_worker(rig: Rig, run: Path, event: Event) -> str:
