@@ -45,6 +45,7 @@ from evalhpc.workflow.settle import refuse_unsettled
 from evalhpc.workflow.slice_list import is_sliced
 from evalhpc.workflow.slice_run import check_prompts
 from evalhpc.workflow.slices import cut, plan_sliced, publish_slices, refuse_unlike
+from evalhpc.workflow.walltime import was_fitted
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +210,9 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
         # Planned inside an array that ended before it could begin with it.
         return Collected("more", round_, len(missing))
     failed = failed_requests(run, store)
-    if fruitless and not (worth_another(run, round_, missing) or one_bad_node(run)):
+    if fruitless and not (
+        worth_another(run, round_, missing) or one_bad_node(run) or _too_short(run, round_)
+    ):
         refuse_above_limit(run, failed)
         raise _hopeless(run, round_, plan.requests)
     refuse_above_limit(run, failed)
@@ -220,6 +223,12 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
     wanted = (request for request in unanswered(run, round_, store) if request.key in left)
     following = plan_round(run, round_ + 1, wanted)
     return Collected("more", following.round, following.requests)
+
+
+def _too_short(run: Run, round_: int) -> bool:
+    """Whether the time fitted to the round may be all that was wrong: the next has the site's."""
+    silent = not any(run.paths.journals.glob(f"{round_:04d}-*.failures.jsonl"))
+    return silent and was_fitted(run, round_)
 
 
 def _refuse_failed(outcomes: list[Outcome]) -> None:

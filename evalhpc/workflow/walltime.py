@@ -13,7 +13,7 @@ from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.history import read_history
 from evalhpc.workflow.jobs import recorded_jobs
 from evalhpc.workflow.listing import ROOT_VARIABLE, expanded
-from evalhpc.workflow.rounds import load_plan, planned_rounds
+from evalhpc.workflow.rounds import asks_anew, load_plan, planned_rounds
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.warm import another_pass_expected
 
@@ -52,6 +52,12 @@ def predict(run: Run, round_: int, tasks: int) -> Prediction | None:
     return None if walltime is None else Prediction(walltime, why)
 
 
+def was_fitted(run: Run, round_: int) -> bool:
+    """Whether an array of this round had less time than the site's walltime."""
+    jobs = recorded_jobs(run.paths)
+    return any(job.kind == "shard" and job.round == round_ and job.walltime for job in jobs)
+
+
 def _of_this_run(run: Run, round_: int) -> tuple[Pace, str] | None:
     if another_pass_expected(run, round_) or _was_too_short(run, round_):
         return None
@@ -81,12 +87,7 @@ def _measured(run: Run, round_: int) -> tuple[float, float] | None:
 
 def _was_too_short(run: Run, round_: int) -> bool:
     """Whether the round before had a fitted walltime and left requests unanswered."""
-    before = round_ - 1
-    asked_again = not any(
-        run.paths.outcome(before, benchmark.name).is_file() for benchmark in run.spec.benchmarks
-    )
-    arrays = [job for job in recorded_jobs(run.paths) if job.kind == "shard"]
-    return asked_again and any(job.round == before and job.walltime for job in arrays)
+    return was_fitted(run, round_ - 1) and not asks_anew(run, round_)
 
 
 def _of_earlier_runs(run: Run) -> tuple[Pace, str] | None:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from evalhpc.core.identity import Request, make_key
+from evalhpc.errors import EndpointError, IncompleteError
 from evalhpc.paths import RunPaths
+from evalhpc.storage.atomic import append_jsonl
 from evalhpc.storage.heartbeats import Heartbeat
+from evalhpc.workflow.collect import Collected, collect
 from evalhpc.workflow.jobs import record_job
 from evalhpc.workflow.launch import first_steps, timed
 from evalhpc.workflow.rounds import plan_round
@@ -132,3 +135,24 @@ def test_a_first_array_goes_by_earlier_runs_of_the_same_kind(tmp_path: Path) -> 
     assert shard.options == ("--time=0:09:00",)  # four shards
     record_job(run.paths, "resume", 0, 0, "slurm")
     assert predict(run, 1, 2) is None
+
+
+def test_a_fitted_round_that_answered_nothing_costs_only_another_round(run: Run) -> None:
+    """The model took longer to load than ever before; with the site's own walltime it is over."""
+    plan(run, 1, 10)
+    record_job(run.paths, "shard", 7, 1, "slurm", walltime="0:05:00")
+    assert collect(run, 1) == Collected("more", 2, 10)
+    assert predict(run, 2, 1) is None
+    record_job(run.paths, "shard", 8, 2, "slurm")
+    with pytest.raises(IncompleteError, match="round 2 answered none of its 10 requests"):
+        collect(run, 2)
+
+
+def test_shards_that_said_why_are_believed_whatever_their_time(run: Run) -> None:
+    """A model that cannot be loaded does not load in more time."""
+    plan(run, 1, 10)
+    record_job(run.paths, "shard", 7, 1, "slurm", walltime="0:05:00")
+    said = {"fatal": "out of memory", "cause": "", "hint": "", "exit_code": 7}
+    append_jsonl(run.paths.shard_failures(1, 0, 0), said)
+    with pytest.raises(EndpointError, match="answered none"):
+        collect(run, 1)
