@@ -63,6 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_hf(folder / "tiny", tokenizer=False)
     for path in (folder / "tiny").iterdir():
         os.utime(path, (1, 1))  # at rest, or inspection warns
+    shutil.copytree(folder / "tiny", folder / ODD)
     (folder / "runs").mkdir()
     return Place(folder)
 
@@ -368,7 +369,8 @@ def test_run_directories_that_others_may_change(
 NAMES = [
     "a b", "it's", 'say "hi"', "two\nlines", "$(touch gone)", "`touch gone`", "日本 é", "-rf",
     "--help", "a;b&c|d>e", "back\\slash", "é" * 127, "a" * 255, "a,b", "a=b", "{{ 7*7 }}",
-    "x\x1b[2J", "a#b", "~", "*", " ", "a\tb", "a\rb", "\u202egnp", "\u2028", "\x85", "..a", "'\"$\\`\n",
+    "x\x1b[2J", "a#b", "~", "*", " ", "a\tb", "a\rb", "\u202egnp", "\u2028", "\x85", "..a",
+    "'\"$\\`\n",
 ]  # fmt: skip
 
 
@@ -537,7 +539,7 @@ RUNS: dict[str, tuple[str, str, list[str], int, list[str]]] = {
     "fragile": ("ok", "fragile", ["--shards", "2", "--set", "run.unit_size=1"], 0, []),
 }  # fmt: skip
 AT_ONCE = 4
-#: Of the run `good`: none of this may reach a shell.
+#: Names of the run `good` and of its model: none of this may reach a shell.
 ODD = "a b'c\"d $(touch gone) `id`\n%%é;#"
 
 
@@ -570,8 +572,9 @@ def _start(place: Place, run: Path, name: str) -> subprocess.Popen[str]:
     task, mode, words, _, _ = RUNS[name]
     if mode:
         words = [*words, "--set", f"deploy.extra_args=[{mode}]"]
+    model = place.folder / ODD if name == "good" else place.model
     command: list[object] = [
-        EVALHPC, "submit", "--site", place.site, "--model", place.model, "--tasks",
+        EVALHPC, "submit", "--site", place.site, "--model", model, "--tasks",
         f"lm-eval/{task}", "--run-dir", run, "--shards", 1, *words, "--wait",
     ]  # fmt: skip
     return subprocess.Popen(
