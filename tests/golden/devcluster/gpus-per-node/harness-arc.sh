@@ -32,6 +32,19 @@ export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 export GREETING='it'"'"'s $HOME'
 export HF_HOME='/scratch/hf cache'
 export HF_HUB_OFFLINE=1
+# Their values are masked in logs.
+export EVALHPC_SECRET_NAMES='HF_TOKEN JUDGE_LOGIN'
+
+# Secrets are read here, on the node, and written nowhere.
+if [[ ${EVALHPC_SECRETS:-} != demo-0000000000 ]]; then
+{ set +x; } 2>/dev/null # a trace would show them
+secrets=$(
+  "$EVALHPC_PYTHON" -m evalhpc node secrets --file='/home/me/my secrets.env' --command=site-secrets --command='--all of $them' HF_TOKEN JUDGE_LOGIN
+)
+eval "$secrets"
+unset secrets
+fi
+export EVALHPC_SECRETS=demo-0000000000
 
 # --- harness -----------------------------------------------------------------------------------
 : "${EVALHPC_BASE_URL:?the base URL of an OpenAI-compatible API, ending in /v1}"
