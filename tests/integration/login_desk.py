@@ -25,9 +25,10 @@ class Desk:
 
     cluster: DevCluster
     home: Path
+    program: tuple[str, ...] = (EVALHPC,)
 
     def evalhpc(self, *words: object, path: str = PATH) -> CompletedProcess[str]:
-        command = [EVALHPC, *map(str, words)]
+        command = [*self.program, *map(str, words)]
         return self.cluster.exec(command, cwd=self.home, env={"PATH": path}, timeout=400)
 
     def submit(self, run: Path, *words: object, path: str = PATH) -> CompletedProcess[str]:
