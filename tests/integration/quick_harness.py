@@ -38,7 +38,24 @@ def main(task: str, output: Path, url: str, model: str) -> int:
             for number, said in zip(documents, answers, strict=True)
         ]
     _write(output, task, dict(zip(documents, answers, strict=True)))
+    if task in ("tricks", "linked"):
+        _trick(output, task)
     return 0
+
+
+def _trick(output: Path, task: str) -> None:
+    """Leave what leads out of the folder, or never ends; as results too where `linked`."""
+    os.mkfifo(output / "pipe")
+    for name, target in (
+        ("passwd", "/etc/passwd"), ("zeros", "/dev/zero"), ("disk", "/"), ("self", "self"),
+        ("spec", "../../../../run.yaml"), ("own", "two\nlines $(touch gone)"),
+    ):  # fmt: skip
+        (output / name).symlink_to(target)
+    (output / "two\nlines $(touch gone)").write_text("mine")
+    if task == "linked":
+        (result,) = output.glob("results_*.json")
+        result.rename(output.parent / result.name)
+        result.symlink_to(f"../{result.name}")
 
 
 def _documents(task: str) -> list[int]:

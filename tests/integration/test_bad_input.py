@@ -532,6 +532,8 @@ RUNS: dict[str, tuple[str, str, list[str], int, list[str]]] = {
         "turns", "", ["--set", "run.max_rounds=1"], 9,
         ["still has new questions (8 of turns)", "more turns than run.max_rounds"],
     ),
+    "tricks": ("tricks", "", [], 0, []),
+    "linked": ("linked", "", [], 8, ["no file of its own"]),
     "die": ("ok", "die", [], 7, ["OutOfMemoryError", "no score", "server-1-0.log"]),
     "hang": ("ok", "hang", ["--set", "run.ready_timeout=1"], 7, ["run.ready_timeout"]),
     "deaf": ("loglikelihood", "deaf", [], 7, ["ignores `echo`", "generation tasks"]),
@@ -596,7 +598,18 @@ def test_runs_that_fail(ended: dict[str, tuple[Path, Said]], evalhpc: Command, n
     assert results.out == ""
 
 
-@pytest.mark.parametrize("name", ["good", "fragile"])
+def test_a_harness_publishes_its_own_files_only(ended: dict[str, tuple[Path, Said]]) -> None:
+    """Neither what it links to outside of its folder, nor pipes and devices; nobody waits."""
+    run, said = ended["tricks"]
+    assert said.code == 0, said.err
+    published = {path.name for path in (run / "results" / "tricks").iterdir()}
+    own = {"own", "two\nlines $(touch gone)"}
+    assert {name for name in published if not name.startswith(("results_", "samples_"))} == own
+    files = json.loads((run / "certificate.json").read_text())["files"]
+    assert {f"tricks/{name}" for name in own} <= set(files)
+
+
+@pytest.mark.parametrize("name", ["good", "fragile", "tricks"])
 def test_runs_that_complete(
     ended: dict[str, tuple[Path, Said]], evalhpc: Command, name: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.stubs import MARKER
 from evalhpc.gateway.app import PassGateway
+from evalhpc.http import server_connection, service
 from evalhpc.http.client import HttpClient
 from evalhpc.http.messages import HttpReply, HttpRequest
 from evalhpc.http.server import HttpServer
@@ -164,6 +165,65 @@ def test_any_body_is_planned_answered_and_replayed(tmp_path: Path, body: bytes) 
         gateway = PassGateway("b", "model", "m", store.get, lambda request: pytest.fail("a miss"))
         assert asyncio.run(_exchange(gateway, body)) == (200, answer.body)
         assert gateway.used == {request.key}
+
+
+_HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\napi-key: %b\r\n"
+
+
+async def _until_cut(port: int, first: bytes, each: bytes) -> bytes:
+    """What a client gets that sends `first`, then `each` again and again, until it is cut off."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = asyncio.create_task(_read_all(reader))
+    writer.write(first)
+    while not answer.done():
+        writer.write(each)
+        await asyncio.sleep(0.01)
+    writer.close()
+    return await answer
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [
+        (b"", b""),
+        (b"POST /v1/completions HTTP/1.1\r\nx: ", b"v"),
+        (_HEAD % b"wrong" + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (_HEAD % b"t" + b"content-length: 99\r\n\r\nabc", b""),
+        (_HEAD % b"t" + b"content-length: 3\r\n\r\nabc", b""),
+    ],
+    ids=["no word", "slow head", "denied without end", "half a body", "idle"],
+)
+def test_clients_that_hold_a_connection_for_nothing_lose_it(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, each: bytes
+) -> None:
+    """In time, which is short here; a client that asks now and then is served all along."""
+    monkeypatch.setattr(service, "LOOK", 0.05)
+    monkeypatch.setattr(server_connection, "QUIET_LOOKS", 20)
+    monkeypatch.setattr(server_connection, "SLOW_LOOKS", 4)
+
+    async def main() -> tuple[bytes, set[int]]:
+        server = HttpServer()
+        gateway = PassGateway("b", "model", "m", lambda key: None, lambda request: None)
+        port = await server.start(gateway, token="t")
+        held = asyncio.create_task(_until_cut(port, first, each))
+        statuses = set()
+        async with HttpClient(f"http://127.0.0.1:{port}/v1", token="t", connections=1) as client:
+            while not held.done():
+                statuses.add((await client.request("POST", "/completions", b"{}")).status)
+                await asyncio.sleep(0.02)
+        await server.close()
+        return await held, statuses
+
+    got, statuses = asyncio.run(asyncio.wait_for(main(), 60))
+    assert statuses == {200}
+    assert got.startswith(b"HTTP/1.1 200 ") == first.endswith(b"3\r\n\r\nabc")
 
 
 async def _answer(request: Request, body: bytes) -> Answer:
