@@ -49,7 +49,9 @@ def preflight(run: Run, environ: Mapping[str, str], wish: Wish | None = None) ->
     refuse_no_space(run.paths.root, *needed(spec, records))
     warnings = list(_unstaged(spec, records, _stage_command(spec, wish)))
     if spec.site.scheduler == "slurm":
-        warnings += waiting(run, Slurm(env=environ))
+        slurm = Slurm(env=environ)
+        slurm.available()
+        warnings += waiting(run, slurm)
     return warnings
 
 

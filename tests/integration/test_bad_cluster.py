@@ -96,7 +96,9 @@ def ended(desk: Desk) -> dict[str, tuple[Path, CompletedProcess[str]]]:
         "fragile": (desk.home / "fragile", [
             "--shards", 2, "--set", "deploy.extra_args=[fragile]", "--set", "run.unit_size=1",
         ]),
-        "python": (desk.home / "python", ["--set", "python=/nonexistent/python"]),
+        "python": (
+            desk.home / "python", ["--set", "python=/nonexistent/python", "--no-preflight"]
+        ),
         "die": (desk.home / "die", ["--set", "deploy.extra_args=[die]"]),
     }  # fmt: skip
     with ThreadPoolExecutor() as pool:
@@ -165,7 +167,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
-    """At submission nothing is left; in any job the run stalls, and resumes once there is room."""
+    """At submission, also of a disk that is too small, nothing is left; in any job the run stalls, and resumes once there is room."""
     site = write_quick_site(tmp_path / "site", "local")
     model = write_hf(tmp_path / "tiny", tokenizer=False)
     with small_disk(tmp_path / "disk") as disk:
@@ -186,14 +188,18 @@ def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
         assert "No space left on device" in done.stderr
         assert not run.exists()
         ballast.unlink()
+        done = evalhpc(*words, "--run-dir", run)
+        assert done.returncode == 6, done.stderr
+        assert "MiB free, and the run needs some" in done.stderr
+        assert not run.exists()
 
-        done = evalhpc(*words, "--run-dir", run, "--wait")
+        done = evalhpc(*words, "--no-preflight", "--run-dir", run, "--wait")
         for kind in ("planning", "shard", "collect"):
             assert (disk / kind).exists()
             assert done.returncode in (6, 9), done.stderr
             assert "Traceback" not in done.stderr
             assert "full" in done.stderr
             ballast.unlink()
-            done = evalhpc("resume", run, "--wait")
+            done = evalhpc("resume", run, "--wait", "--no-preflight")
         assert done.returncode == 0, done.stderr
         assert evalhpc("verify", run).returncode == 0
