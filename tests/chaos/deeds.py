@@ -17,7 +17,7 @@ from tests.chaos.rig import NODES, Rig
 from tests.chaos.schedule import Event
 
 T = TypeVar("T")
-#: Tenths of a second that a killer waits for a victim.
+#: Tenths of a second that whoever kills or stops waits for a victim.
 PATIENCE = 150
 Deed = Callable[[Rig, Path, Event], str]
 
@@ -30,14 +30,21 @@ def _node(event: Event) -> str:
     return NODES[int(event.pick * len(NODES))]
 
 
-def _kill(targets: Callable[[], Sequence[Process]], event: Event, what: str) -> str:
-    """Kill one of the targets, which may have yet to start."""
+def _hit(
+    targets: Callable[[], Sequence[Process]], event: Event, number: signal.Signals = signal.SIGKILL
+) -> Process | None:
+    """Signal one of the targets, which may have yet to start."""
     for _ in range(PATIENCE):
         victim = _pick(targets(), event)
-        if victim and victim.send(signal.SIGKILL):
-            return f"{what} {victim.pid}"
+        if victim and victim.send(number):
+            return victim
         time.sleep(0.1)
-    return ""
+    return None
+
+
+def _kill(targets: Callable[[], Sequence[Process]], event: Event, what: str) -> str:
+    victim = _hit(targets, event)
+    return f"{what} {victim.pid}" if victim else ""
 
 
 def _named(rig: Rig, run: Path, word: str) -> list[Process]:
@@ -73,8 +80,8 @@ def kill_harness(rig: Rig, run: Path, event: Event) -> str:
 
 def freeze_worker(rig: Rig, run: Path, event: Event) -> str:
     """A shard is stopped for longer than its lease lasts, and then goes on as if nothing was."""
-    victim = _pick(_named(rig, run, "evalhpc node shard"), event)
-    if victim is None or not victim.send(signal.SIGSTOP):
+    victim = _hit(lambda: _named(rig, run, "evalhpc node shard"), event, signal.SIGSTOP)
+    if victim is None:
         return ""
     try:
         time.sleep(8 + 8 * event.size)
