@@ -167,7 +167,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_full_disk_costs_no_answer(tmp_path: Path) -> None:
-    """At submission, also of a disk that is too small, nothing is left; in any job the run stalls, and resumes once there is room."""
+    """Submission leaves nothing on a full or too small one; jobs stall, and resume with room."""
     site = write_quick_site(tmp_path / "site", "local")
     model = write_hf(tmp_path / "tiny", tokenizer=False)
     with small_disk(tmp_path / "disk") as disk:
