@@ -24,9 +24,10 @@ SPREAD = frozenset({
 })  # fmt: skip
 #: What takes longest, begun first. Any other file comes after these.
 LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
-           "local_path", "containers", "limits", "bad_cluster", "bad_input", "hf_server", "devcluster",
-           "turns", "slices_cluster", "topologies_cluster", "lm_eval_script", "slurm_gate",
-           "images", "slices", "topologies", "failed_requests", "endpoints", "estimate",
+           "local_path", "containers", "limits", "bad_cluster", "bad_input", "hf_server",
+           "devcluster", "turns", "slices_cluster", "topologies_cluster", "lm_eval_script",
+           "slurm_gate", "images", "slices", "topologies", "failed_requests", "endpoints",
+           "estimate",
            )  # fmt: skip
 
 
