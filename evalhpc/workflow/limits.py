@@ -71,7 +71,8 @@ def within(run: Run, steps: Sequence[Step], bounds: Bounds) -> list[Step]:
         if room < (1 if asks else 0):
             raise _full(run, pool, others, asks=asks)
         if asks and room < wanted:
-            _refuse_static(run, pool, room, wanted)
+            reason = f"{pool.label} is {pool.limit}, {pool.queued} are in the queue"
+            _refuse_static(run, reason, room, wanted)
             log.warning(
                 "note: %d shards instead of %d, each with more of the work: %s is %d, %d in the "
                 "queue, %d for the run's other jobs",
@@ -86,6 +87,8 @@ def _throttled(run: Run, steps: Sequence[Step], wanted: int, bounds: Bounds) -> 
     throttle = run.spec.site.slurm.array_throttle
     if throttle is not None and wanted > throttle * bounds.array_tasks:
         fits = throttle * bounds.array_tasks
+        reason = f"slurm.array_throttle is {throttle}, an array has {bounds.array_tasks} tasks"
+        _refuse_static(run, reason, fits, wanted)
         log.warning(
             "note: %d shards instead of %d: slurm.array_throttle is %d, and an array has at most "
             "%d tasks", fits, wanted, throttle, bounds.array_tasks,
@@ -179,12 +182,11 @@ def _extra(slurm: SlurmSettings, option: str) -> str | None:
     return given[-1] if given else None
 
 
-def _refuse_static(run: Run, pool: Pool, room: int, wanted: int) -> None:
+def _refuse_static(run: Run, reason: str, room: int, wanted: int) -> None:
     if run.spec.run.schedule != "static":
         return
     raise ClusterError(
-        f"{wanted} shards do not fit into the queue: {pool.label} is {pool.limit}, "
-        f"{pool.queued} are in the queue, so that {room} fit: not submitted",
+        f"{wanted} shards do not fit into the queue: {reason}, so that {room} fit: not submitted",
         cause="run.schedule is static: each shard has a slice that no other takes over",
         hint=f"--shards {room}, or --schedule dynamic, where fewer shards do the same work",
     )

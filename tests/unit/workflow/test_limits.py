@@ -15,7 +15,10 @@ from evalhpc.paths import RunPaths
 from evalhpc.process import Finished
 from evalhpc.slurm.arrays import parse_tasks
 from evalhpc.slurm.chain import Step
+from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.quotas import Allowed, Queued, Quotas
+from evalhpc.workflow import status
+from evalhpc.workflow.jobs import record_job, recorded_jobs
 from evalhpc.workflow.launch import first_steps
 from evalhpc.workflow.limits import Bounds, in_arrays, read_bounds, refuse_long, tasks_of, within
 from evalhpc.workflow.run import Run
@@ -156,3 +159,24 @@ def test_limits_are_asked_for_only_where_they_are_enforced(
     )
     assert read_bounds(run, fake.gate()) == Bounds(70)
     assert "the limits of your account are unknown" in caplog.text
+
+
+def test_fixed_slices_are_not_made_fewer_by_a_throttle_either() -> None:
+    """One array of three may run one task at a time; five shards would need two arrays."""
+    run = run_of(5, schedule="static", slurm={"array_throttle": 1})
+    with pytest.raises(ClusterError, match=r"array_throttle is 1, an array has 3 tasks"):
+        within(run, first_steps(run), Bounds(3))
+
+
+def test_a_shard_is_known_by_its_arrays_first_number(tmp_path: Path) -> None:
+    """Task 1 of the second array is shard 4: one that Slurm says has ended is silent for good."""
+    run = run_of(root=tmp_path)
+    record_job(run.paths, "shard", 7, 1, "slurm", tasks=3)
+    record_job(run.paths, "shard", 8, 1, "slurm", tasks=2, offset=3)
+    states = {7: ["COMPLETED"] * 3, 8: ["COMPLETED", "RUNNING"]}
+    records = {
+        job: [JobRecord(job, job, task, state=state) for task, state in enumerate(known)]
+        for job, known in states.items()
+    }
+    ended = status._ended(recorded_jobs(run.paths), records)
+    assert [shard for shard in range(5) if not ended(shard)] == [4]
