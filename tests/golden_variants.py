@@ -49,8 +49,11 @@ _EVERY_OPTION: dict[str, Any] = {
         "environment": {
             "setup": [". /etc/profile.d/modules.sh", "module load cuda/12"],
             "variables": {"HF_HUB_OFFLINE": "1", "GREETING": "it's $HOME"},
-            "secrets": {"file": "/home/me/my secrets.env", "command": ["site-secrets", "--all of $them"],
-                        "names": ["HF_TOKEN", "JUDGE_LOGIN"]},
+            "secrets": {
+                "file": "/home/me/my secrets.env",
+                "command": ["site-secrets", "--all of $them"],
+                "names": ["HF_TOKEN", "JUDGE_LOGIN"],
+            },
         },
     },
     "environment": {"HF_HOME": "/scratch/hf cache"},

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evalhpc.models.runspec import RunSpec
+from evalhpc.models.site import Site
 
 #: Servers that cannot be told which address to listen on.
 _ON_ALL_ADDRESSES = frozenset({"nim"})
-_ALONE = ("--exclusive",)
+
+
+def has_nodes_alone(site: Site) -> bool:
+    """Whether the site's jobs share their nodes with nobody, as far as its file says."""
+    return "--exclusive" in site.slurm.extra
 
 
 def exposure_warnings(spec: RunSpec) -> Iterator[str]:
@@ -16,7 +21,7 @@ def exposure_warnings(spec: RunSpec) -> Iterator[str]:
 
     Jobs that have their nodes to themselves share them with nobody.
     """
-    alone = any(option in _ALONE for option in spec.site.slurm.extra)
+    alone = has_nodes_alone(spec.site)
     for name, served in spec.served().items():
         kind = served.deployment.kind
         if kind == "endpoint" or served.deployment.takes_token:

@@ -129,6 +129,27 @@ def probe_endpoint(
             ) from error
 
 
+def refuse_open(url: str, model_id: str, kind: Kind) -> None:
+    """Raises EndpointError for a server that answers a request without the token it was given."""
+    path, body = smallest_request(kind, model_id)
+    with client_for(url, None) as client:
+        try:
+            reply = client.post(url.rstrip("/") + path, json=body, timeout=60)
+        except httpx.HTTPError as error:
+            raise EndpointError(
+                f"{url} failed as soon as it was ready: {error}", transient=True
+            ) from error
+    if reply.is_success:
+        raise EndpointError(
+            f"{url} answers without the token that it was started with: every user of its node "
+            "could ask the model",
+            cause="this version of the server, or a template of the site, ignores "
+            f"{TOKEN_VARIABLE}",
+            hint="have it check the token, or give jobs their nodes alone: "
+            "--set 'slurm.extra=[--exclusive]'",
+        )
+
+
 def client_for(url: str, token: str | None) -> httpx.Client:
     """A client for the control requests of one server; raises EndpointError for what is no URL."""
     try:

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from evalhpc.core.exposure import has_nodes_alone
 from evalhpc.deploy.access import TOKEN_VARIABLE
 from evalhpc.deploy.dialect_probe import refuse_export_deploy
-from evalhpc.deploy.readiness import wait_ready
+from evalhpc.deploy.readiness import refuse_open, wait_ready
 from evalhpc.errors import EndpointError
 from evalhpc.models.checkpoint import Model
 from evalhpc.models.deployment import Existing
@@ -123,11 +124,19 @@ class OwnReplica:
         self.start()
         for server in self._servers:
             server.prove(self._run.spec.run.ready_timeout)
+        self._refuse_open()
         # For people; the token stays in this process.
         ports = [server.port for server in self._servers]
         where = {"node": socket.gethostname(), "host": HOST, "ports": ports, "pid": os.getpid()}
         write_text(self._record, json.dumps(where))
         return tuple(server.url for server in self._servers), self._token
+
+    def _refuse_open(self) -> None:
+        """Where others may share the node, a server that knows tokens has to ask for ours."""
+        spec, served = self._run.spec, self._run.spec.served()[self._name]
+        if served.deployment.takes_token and not has_nodes_alone(spec.site):
+            for server in self._servers:
+                refuse_open(server.url, served.model.model_id, served.kinds[0])
 
     def death(self) -> EndpointError | None:
         """Why the first copy ended that has."""
@@ -194,6 +203,6 @@ def _outside_key(model: Model) -> str | None:
         raise EndpointError(
             f"the key of {model.url} is read from ${name}, which is not set on this node",
             cause="the variable is set where you submitted, but not in the job",
-            hint=f"list {name} under environment.secrets.names of the site, and add it to that file",
+            hint=f"list {name} under environment.secrets.names of the site, and set it in its file",
         )
     return value

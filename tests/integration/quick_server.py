@@ -1,8 +1,8 @@
 """A model server of a few lines, which answers a prompt with its length; its mode says how it errs.
 
 `quick_server.py HOST PORT MODEL [MODE [ONCE]]`. Modes: `hang` never answers, `die` ends while it
-loads, `html` is another kind of server, `locked` wants another key, `deaf` ignores `echo`,
-`broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
+loads, `html` is another kind of server, `locked` wants another key, `open` none, `deaf` ignores
+`echo`, `broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
 `teapots` on two, `slow` takes half a second a request, `fragile`
 ends after three requests when it is shard 0's. `mortal` does so with the first one, and `zombie`
 then answers GETs only; they do it where the file ONCE is not there, and make it. `counts` adds
@@ -134,6 +134,8 @@ def main(host: str, port: str, model: str, mode: str = "", once: str = "") -> No
         time.sleep(600)
     Handler.model, Handler.mode, Handler.once = model, mode, Path(once)
     Handler.token = "another" if mode == "locked" else os.environ.get("EVALHPC_SERVER_TOKEN")
+    if mode == "open":
+        Handler.token = None
     ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 
 

@@ -172,6 +172,21 @@ def test_a_run_whose_file_of_secrets_others_can_read_does_not_begin(tmp_path: Pa
     assert secrets_left(tmp_path / "run", KEY) == []
 
 
+def test_a_server_that_ignores_its_token_is_not_used_on_a_shared_node(tmp_path: Path) -> None:
+    """Whoever else is on the node could ask it; with the node to itself, the run goes on."""
+    words = (
+        "submit", "--site", write_quick_site(tmp_path, "local"), "--model",
+        write_hf(tmp_path / "tiny", tokenizer=False), "--tasks", "lm-eval/ok", "--shards", 1,
+        "--set", "deploy.extra_args=[open]", "--wait", "--run-dir",
+    )  # fmt: skip
+    done = evalhpc(*words, tmp_path / "shared")
+    assert done.returncode != 0
+    logs = "".join(p.read_text("utf-8", "replace") for p in files_below(tmp_path / "shared/logs"))
+    assert "answers without the token that it was started with" in logs
+    done = evalhpc(*words, tmp_path / "alone", "--set", "slurm.extra=[--exclusive]")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_helper_says_secrets_and_its_failure_shows_none(tmp_path: Path) -> None:
     """Its output is read like a file; its last complaint is shown without what it printed."""
     helper = tmp_path / "helper"
