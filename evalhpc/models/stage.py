@@ -31,7 +31,6 @@ class StagePass(Frozen):
     digest: str  # SHA-256 over the keys of the requests, in no order
     isolated: bool  # whether it ran where no network could be reached
     seconds: float
-    error: str = ""  # our own, where the harness was not even started
 
 
 class StageRecord(Frozen):

@@ -42,7 +42,7 @@ def pass_failed(
             cause="an empty task, or a limit that leaves nothing",
             hint=f"less {log}",
         )
-    why = _last(match, log) if match else told.error if told and told.error else (tail or ("",))[-1]
+    why = _last(match, log) if match else (tail or ("",))[-1]
     code = "" if told is None else f" (exit code {told.exit_code})"
     cause = match.entry.cause if match else "the harness ended early; its log says why"
     if match and match.entry.id in _UNREACHED:
