@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -31,11 +34,17 @@ _REQUESTS = [
     b"\r\n2;ext=1\r\nhe\r\n3\r\nllo\r\n0\r\ntrailer: t\r\n\r\n",
     b"GET /models HTTP/1.1\r\nhost: h\r\nx-api-key: t\r\n\r\n",
     b"POST /v1/x HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nhi",
+    b"POST /v1/x HTTP/1.1\r\napi-key: t\r\ntransfer-encoding: chunked\r\n\r\n"
+    + b"800\r\n%b\r\n" % (b"x" * 2048) * 3
+    + b"0\r\n\r\n",
 ]
 _REPLIES = [
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    + b"800\r\n%b\r\n" % (b"x" * 2048) * 3
+    + b"0\r\n\r\n",
     b"HTTP/1.1 307 Moved\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n",
 ]
 _PARTS = [
@@ -155,24 +164,39 @@ _NAMES = sorted({
 })  # fmt: skip
 
 
+_TREES = [json.loads(body) for body in _JSON if body.startswith(b"{")]
+_REPLY_TREES = [tree for tree in _TREES if "choices" in tree]
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """(holder, key or index) of every value in it."""
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], dict | list):
+            yield from _places(tree[key])
+
+
 @st.composite
-def _objects(draw: st.DrawFn) -> bytes:
-    """An honest body, some of whose fields, at any depth, have any value instead."""
-    data = draw(st.sampled_from(_JSON))
-    for _ in range(draw(st.integers(1, 4))):
-        value = draw(st.one_of(st.sampled_from(_RAW), st.sampled_from(_JSON)))
-        places: list[int | None] = [m.end() for m in re.finditer(rb'": ?', data)]
-        at = draw(st.sampled_from([None, *places, *places]))
-        if at is not None:
-            end = min((e for mark in b",}]" if (e := data.find(mark, at)) > 0), default=len(data))
-            data = data[:at] + value + data[end:]
-        else:
-            name = draw(st.sampled_from(_NAMES))
-            data = data.replace(b"{", b'{"%b": %b, ' % (name, value), 1)
+def _objects(draw: st.DrawFn, trees: list[Any], values: list[bytes]) -> bytes:
+    """An honest body, some of whose fields, at any depth, have any value instead, or are new."""
+    tree = copy.deepcopy(draw(st.sampled_from(trees)))
+    count = draw(st.integers(1, 3))
+    for number in range(count):
+        new = [(tree, draw(st.sampled_from(_NAMES)).decode())]
+        holder, key = draw(st.sampled_from([*_places(tree), *new]))
+        holder[key] = f"@{number}@"
+    data = json.dumps(tree).encode()
+    for number in range(count):
+        data = data.replace(b'"@%d@"' % number, draw(st.sampled_from(values)))
     return data
 
 
-_bodies = st.one_of(damaged(_JSON, _JSON_PARTS), _objects())
+_bodies = st.one_of(damaged(_JSON, _JSON_PARTS), _objects(_TREES, [*_RAW, *_JSON]))
+_reply_bodies = st.one_of(
+    _bodies,
+    _objects(_REPLY_TREES, _RAW),
+    _objects(_REPLY_TREES, _RAW).map(lambda body: b"data: %b\n\ndata: [DONE]\n\n" % body),
+)
 _paths = st.sampled_from([
     "/v1/completions", "/v1/chat/completions/", "/v1/responses", "/v1/embeddings", "/v1/rerank",
     "/v1/score", "/v1/models", "/v1/models/m", "/v1", "*", "//x", "/v1/\xff?\xe9", "/?", "x",
@@ -230,7 +254,10 @@ def _reply(came: tuple[int, str, bytes, int]) -> None:
             assert isinstance(parse.body, bytes)
 
 
-_numbers = st.sampled_from(_RAW).map(lambda raw: b'{"seed": %b}' % raw)
+_LARGE = [2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, -(2**63) - 2, 10**30, 10**30 + 1]
+_numbers = st.one_of(
+    st.sampled_from(_RAW), st.sampled_from([b"%d" % number for number in _LARGE])
+).map(lambda raw: b'{"seed": %b}' % raw)
 TARGETS = [
     Target("identity", st.one_of(
         st.tuples(_bodies, _bodies), st.tuples(_numbers, _numbers)), _identity),
@@ -240,7 +267,7 @@ TARGETS = [
     Target("gateway-json", st.tuples(st.sampled_from(["POST", "GET", "HEAD", "DELETE"]), _paths,
                                      _bodies), _gateway),
     Target("model-reply", st.tuples(
-        st.sampled_from([200, 200, 200, 204, 301, 400, 404, 422, 429, 500, 999]),
-        st.sampled_from(["application/json", "text/event-stream", "", "text/html\xff"]),
-        _bodies, st.integers(0, 2)), _reply),
+        st.sampled_from([*[200] * 20, 204, 301, 400, 404, 422, 429, 500, 999]),
+        st.sampled_from([*["application/json", "text/event-stream"] * 5, "", "text/html\xff"]),
+        _reply_bodies, st.integers(0, 2)), _reply),
 ]  # fmt: skip
