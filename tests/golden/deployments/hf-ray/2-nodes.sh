@@ -5,6 +5,7 @@
 # This server knows no token: keep it on an address that only this node reaches.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
@@ -25,7 +26,7 @@ if [[ -z ${EVALHPC_STEP:-} ]]; then
   rendezvous=/shared/runs/demo/endpoints
   mkdir -p "$rendezvous"
   EVALHPC_RENDEZVOUS=$(mktemp -d "$rendezvous/start.XXXXXX")
-  RAY_AUTH_TOKEN=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
+  RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')}
   export EVALHPC_RENDEZVOUS RAY_AUTH_TOKEN
 fi
 

@@ -4,6 +4,7 @@
 # With EVALHPC_SERVER_TOKEN set, requests must carry it as a bearer token.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any

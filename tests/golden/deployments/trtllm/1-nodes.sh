@@ -4,6 +4,7 @@
 # This server knows no token: keep it on an address that only this node reaches.
 set -euo pipefail
 umask 077
+ulimit -c 0 # a core file would hold the job's keys
 
 # --- environment -------------------------------------------------------------------------------
 # A job starts without the submitting shell's variables (--export=NONE), but sbatch passes on any
