@@ -2,8 +2,8 @@
 
 `quick_server.py HOST PORT MODEL [MODE [ONCE]]`. Modes: `hang` never answers, `die` ends while it
 loads, `html` is another kind of server, `locked` wants another key, `open` none, `deaf` ignores
-`echo`, `broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500, 418),
-`teapots` on two, `slow` takes half a second a request, `fragile`
+`echo`, `broken` fails on all but the readiness probe, `poison` and `teapot` on one prompt (500,
+418), `teapots` on two, `slow` takes half a second a request, `fragile`
 ends after three requests when it is shard 0's. `mortal` does so with the first one, and `zombie`
 then answers GETs only; they do it where the file ONCE is not there, and make it. `counts` adds
 a line for each request, with the time that it came, to a file of its own in the folder ONCE.
