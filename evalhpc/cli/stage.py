@@ -42,11 +42,15 @@ def stage(offline: bool, no_images: bool, as_json: bool, **options: Any) -> None
     Each harness runs as in a job, against stubs: first with internet, so that it fetches data sets
     and tokenizers into the site's stage_dir, then without, to prove that nothing is missing.
     """
-    from evalhpc.workflow.signals import INTERRUPTED, Interrupted, interruptible  # start-up time
+    import logging  # start-up time
+
+    from evalhpc.workflow.signals import INTERRUPTED, Interrupted, interruptible
     from evalhpc.workflow.stage import stage as stage_all
     from evalhpc.workflow.stage_images import stage_images
     from evalhpc.workflow.wish import Wish
 
+    # It says when another staging is waited for.
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     wish = Wish(**options)
     say = partial(click.echo, err=True)
     try:

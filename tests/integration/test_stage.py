@@ -164,13 +164,16 @@ def test_a_token_fetches_and_is_nowhere_afterwards(site: Path, hub: str) -> None
 
 
 def test_an_interrupted_staging_ends_what_it_started(site: Path, tmp_path: Path) -> None:
-    """No process, no lock and no work folder; then it can be started again."""
+    """A second one waits for it; then there is no process, no lock and no work folder."""
     slow = tmp_path / "slow.sh"
     slow.write_text("sleep 77\n")
     (tmp_path / "templates/harness/lm-eval.sh.j2").write_text(f"exec bash {slow}\n")
     command = [EVALHPC, "stage", "--site", str(site), "--tasks", "lm-eval/plain"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         wait_until(lambda: bool(_commands(str(slow))), timeout=20, what="the harness runs")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            assert "another `evalhpc stage` works in" in _first_line(second)
+            second.terminate()
         child.terminate()
         _, err = child.communicate(timeout=60)
     assert child.returncode == INTERRUPTED
@@ -199,6 +202,11 @@ def test_a_harness_in_an_image_is_staged_from_inside_it(
     code, out, err = stage(site, hub, "plain", "--json")
     assert code == 0, err
     assert json.loads(out)[0]["requests"] == 3
+
+
+def _first_line(child: subprocess.Popen[str]) -> str:
+    assert child.stderr is not None
+    return child.stderr.readline()
 
 
 def _commands(word: str) -> list[str]:
