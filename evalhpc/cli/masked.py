@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from evalhpc.core.masking import Mask, MaskedStream, mask_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # for an annotation: it comes with pydantic
 
 
 def mask_streams(environ: Mapping[str, str]) -> None:
@@ -43,7 +40,7 @@ class MaskedSink(io.BufferedIOBase):
         """It is for writing only."""
         return True
 
-    def write(self, data: Buffer) -> int:
+    def write(self, data: Any) -> int:
         """All of `data`; what may be the beginning of a secret waits for the rest, or a flush."""
         taken = bytes(data)
         self._sink.write(self._stream.feed(taken))
