@@ -13,8 +13,10 @@ from evalhpc.core.masking import Mask, MaskedStream, mask_of
 def mask_streams(environ: Mapping[str, str]) -> None:
     """Put a mask over standard output and error, if there is a secret to be masked."""
     mask = mask_of(environ)
-    if mask:
-        sys.stdout, sys.stderr = _masked(sys.stdout, mask), _masked(sys.stderr, mask)
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if mask and stream is not None:  # None: it was closed before we began
+            setattr(sys, name, _masked(stream, mask))
 
 
 def _masked(stream: TextIO, mask: Mask) -> TextIO:
