@@ -25,16 +25,22 @@ class Interrupted(Exception):
     """The job was asked to end and has put everything in order."""
 
 
+class _Received(BaseException):
+    """A signal within the block; logging, and others, would swallow an Exception."""
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block a signal raises Interrupted, so that what was started is ended."""
+    """A signal ends the block at once with Interrupted, so that what was started is ended."""
 
     def receive(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
+        raise _Received(signal.Signals(number).name)
 
     previous = {number: signal.signal(number, receive) for number in ENDINGS}
     try:
         yield
+    except _Received as received:
+        raise Interrupted(str(received)) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
