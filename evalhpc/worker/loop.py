@@ -10,6 +10,7 @@ from typing import Protocol
 
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.planning import Unit
+from evalhpc.errors import EndpointError
 from evalhpc.http.balanced import Client
 from evalhpc.worker.asking import Asker, Fault, RetryPolicy, Unanswered
 from evalhpc.worker.dialect import Dialect
@@ -147,7 +148,8 @@ class Worker:
             if item is None:
                 return
             open_unit, request = item
-            await self._answer(request)
+            if not await self._answer(request):
+                return
             open_unit.left -= 1
             if open_unit.left == 0:
                 await self._units.settle(open_unit.unit)
@@ -185,15 +187,26 @@ class Worker:
             if not turn.done():
                 turn.set_result(None)
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: Request) -> bool:
+        """Ask, and record what came of it; False if the server ended because the job is to end.
+
+        Slurm ends them side by side: the request is nobody's failure, and its unit stays open.
+        """
         try:
             answer = await self._ask(request)
         except Unanswered as error:
+            if self._stopping and error.fault == "unreachable":
+                return False
             failure = Failure(request.key, request.benchmark, error.what, error.fault)
             self.counts.failures.append(failure)
-            return
+            return True
+        except EndpointError:
+            if self._stopping:
+                return False
+            raise
         finally:
             self.counts.retried += self.asker.retried - self._counted_retries
             self._counted_retries = self.asker.retried
         self._record(request.key, answer)
         self.counts.answered += 1
+        return True

@@ -177,6 +177,23 @@ def test_a_stopped_worker_takes_nothing_more() -> None:
     assert len(bench.recorded) < len(BODIES)
 
 
+@pytest.mark.parametrize("requests", [2, 100])
+def test_a_server_that_ends_with_the_job_fails_nothing(requests: int) -> None:
+    """Slurm ends both side by side: what was in flight is dropped, and its unit stays open."""
+    bench: Bench
+
+    def script(_body: bytes) -> Iterator[Reply]:
+        bench.worker.stop()
+        while True:
+            yield TransportError("refused", "connection refused")
+
+    bench = Bench([bytes([number]) for number in range(requests)], script)
+    bench.run()
+    assert bench.counts.failures == []
+    assert bench.units.settled == []
+    assert bench.recorded == {}
+
+
 class SlowUnits(FakeUnits):
     """Units that lanes wait for, and the worker that takes them."""
 
