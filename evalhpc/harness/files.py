@@ -15,7 +15,7 @@ def load_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; raises HarnessError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HarnessError(
             f"cannot read {path}: {error}", cause="a full disk or an interrupted write",
             hint=f"df -h {path.parent}",
@@ -50,7 +50,12 @@ def only_file(output: Path, pattern: str, harness: str) -> Path:
 
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number that a score can be; a boolean is none."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def finite(path: Path, name: str, key: str, value: Any) -> float:

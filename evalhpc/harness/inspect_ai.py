@@ -73,7 +73,7 @@ def _load(path: Path) -> dict[str, Any]:
             log = as_object(path, json.loads(archive.read("header.json")))
             names = [name for name in archive.namelist() if name.startswith("samples/")]
             log["samples"] = [json.loads(archive.read(name)) for name in names]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, RecursionError, zipfile.BadZipFile) as error:
         raise HarnessError(f"cannot read {path}: {error}", hint="read the harness's log") from error
     return log
 

@@ -85,9 +85,11 @@ def documents(output: Path) -> dict[str, list[int]]:
     results = load_object(path)
     try:
         claimed = {name: int(n["effective"]) for name, n in results["n-samples"].items()}
+        return {
+            name: _documents(_samples_file(path, name, count)) for name, count in claimed.items()
+        }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise unknown_shape(path, "lm-eval", error) from error
-    return {name: _documents(_samples_file(path, name, count)) for name, count in claimed.items()}
 
 
 def _documents(samples: Path) -> list[int]:

@@ -21,7 +21,7 @@ def read(output: Path) -> HarnessOutput:
     path = only_file(output, "results.yml", "nemo-evaluator")
     try:
         document = as_object(path, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise HarnessError(f"cannot read {path}: {error}", hint=f"less {path}") from error
     try:
         return _parse(path, document)
