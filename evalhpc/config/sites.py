@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ def _parent(name: str, path: Path, env: Mapping[str, str]) -> Path:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)  # resolve raises for a link to itself
 
 
 def _check_required(site: Site, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,10 @@ def _load(path: Path) -> Suite:
 
 
 def _locate(benchmark: Any, folder: Path) -> None:
-    """Make the paths of a benchmark absolute: in a suite file they are relative to the file."""
+    """Make the paths of a benchmark absolute: in a suite file they are relative to the file.
+
+    By realpath, here and below: Path.resolve raises for a link to itself.
+    """
     params = benchmark.get("params") if isinstance(benchmark, dict) else None
     if not isinstance(params, dict):
         return
@@ -131,11 +135,11 @@ def _locate(benchmark: Any, folder: Path) -> None:
         value = params.get(key)
         # A tokenizer may also be a name that the harness knows.
         if isinstance(value, str) and (key == "include_path" or value.startswith(("./", "../"))):
-            params[key] = str((folder / value).resolve())
+            params[key] = os.path.realpath(folder / value)
 
 
 def _locate_model(wish: Any, folder: Path) -> None:
     """A checkpoint that a suite file names by a relative path lies beside the file."""
     model = wish.get("model") if isinstance(wish, dict) else None
     if isinstance(model, str) and model.startswith(("./", "../")):
-        wish["model"] = str((folder / model).resolve())
+        wish["model"] = os.path.realpath(folder / model)

@@ -433,6 +433,11 @@ def test_names_that_no_folder_can_have(place: Place, evalhpc: Command, tmp_path:
         (tmp_path / "loop.yaml").unlink(missing_ok=True)
         (tmp_path / "loop.yaml").symlink_to("loop.yaml")
         assert_clear(submit(place, evalhpc, option, tmp_path / "loop.yaml"), 3, "no such file")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "benchmarks: [{name: a, harness: lm-eval, task: ok, params: {include_path: loop}}]\n"
+    )
+    assert_clear(submit(place, evalhpc, "--suite", suite), 2, "include_path is not a folder")
 
 
 def test_tasks_that_hold_the_run_itself(place: Place, evalhpc: Command, tmp_path: Path) -> None:
