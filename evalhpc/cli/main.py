@@ -27,7 +27,8 @@ Example:
   evalhpc status RUN
 
 Exit codes: 0 done, 2 usage, 3 configuration, 4 model, 5 cluster, 6 storage, 7 endpoint,
-8 harness, 9 incomplete, 10 integrity, 11 partial, 12 budget; docs/errors.md explains each.
+8 harness, 9 incomplete, 10 integrity, 11 partial, 12 budget; of jobs also 13 futile,
+75 asked to end; docs/errors.md explains each.
 """
 
 
