@@ -137,12 +137,12 @@ def start(
     log is complete.
     """
     words = tuple(map(str, argv))
-    ours, its = os.pipe() if tied else (-1, -1)
-    how: dict[str, Any] = {
-        "env": env, "cwd": cwd, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT,
-        "start_new_session": True, "pass_fds": (ours,) if tied else (),
-    }  # fmt: skip
     with log.open("ab") as sink:
+        ours, its = os.pipe() if tied else (-1, -1)
+        how: dict[str, Any] = {
+            "env": env, "cwd": cwd, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT,
+            "start_new_session": True, "pass_fds": (ours,) if tied else (),
+        }  # fmt: skip
         try:
             command = _with_guard(words, ours) if tied else words
             child = (

@@ -214,6 +214,8 @@ class LocalDeployments:
     def _start(self, job: int, round_: int) -> None:
         paths = self._run.paths
         forget(self._run, job)
+        if job in self._children:
+            process.stop(self._children[job], grace=GRACE)  # what it has left behind
         child = process.start(
             ["bash", str(paths.script("deploy"))],
             log=paths.log(f"deploy-{job}.log"),
