@@ -49,9 +49,10 @@ class Past(Frozen):
     load: float  # of the models, for each shard
     work: float  # of all shards together
     idle: float  # of all shards together: waiting for a further round
+    idle_each: float  # the same of one shard: more of them make it no shorter
 
 
-_MEASURED = ("planning", "collecting", "inside", "load", "work", "idle")
+_MEASURED = ("planning", "collecting", "inside", "load", "work", "idle", "idle_each")
 
 
 class Expected(Frozen):

@@ -91,7 +91,13 @@ def _was_too_short(run: Run, round_: int) -> bool:
 
 
 def _of_earlier_runs(run: Run) -> tuple[Pace, str] | None:
-    """What runs of the same suite and model took, all their rounds together."""
+    """What runs of the same suite and model took, all their rounds together.
+
+    None where the array plans: cut short, it leaves no plan for a further round, and what follows
+    one another in its turns takes no less with more shards.
+    """
+    if run.plans_inline:
+        return None
     here = str(run.paths.root)
     root = expanded(os.environ.get(ROOT_VARIABLE) or run.spec.site.run_root)
     roots = (run.paths.root.parent, root)
@@ -100,6 +106,5 @@ def _of_earlier_runs(run: Run) -> tuple[Pace, str] | None:
     if not runs or recorded_jobs(run.paths):
         return None  # a first attempt that left no plan may have been too short itself
     past = median_of(runs)
-    load = past.inside + past.load
     why = f"from {counted(len(runs), 'earlier run')} of this suite with this model"
-    return Pace(load, past.work + past.idle), why
+    return Pace(past.load + past.idle_each, past.work), why

@@ -18,7 +18,10 @@ SERVED: dict[str, Any] = {"deployment": {"kind": "vllm"}, "model": MODEL}
 
 
 def past(run_id: str = "r", **changes: float) -> Past:
-    times = {"planning": 60, "collecting": 30, "inside": 0, "load": 240, "work": 4800, "idle": 0}
+    times = {
+        "planning": 60, "collecting": 30, "inside": 0, "load": 240, "work": 4800, "idle": 0,
+        "idle_each": 0,
+    }  # fmt: skip
     return Past(run_id=run_id, **{**times, **changes})
 
 

@@ -127,7 +127,7 @@ def test_a_shortest_time_of_the_site_is_kept(run: Run) -> None:
 
 def test_a_first_array_goes_by_earlier_runs_of_the_same_kind(tmp_path: Path) -> None:
     """All their rounds together, waiting included; a resumed run has none to go by."""
-    write_run(tmp_path / "old", [{1: {"starting": 30, "working": 400, "waiting": 200}}], **SETTINGS)
+    write_run(tmp_path / "old", [{1: {"starting": 30, "working": 600}}], **SETTINGS)
     run = run_in(tmp_path / "new")
     found = predict(run, 1, 2)
     assert found == Prediction("0:14:00", "from 1 earlier run of this suite with this model")
@@ -135,6 +135,23 @@ def test_a_first_array_goes_by_earlier_runs_of_the_same_kind(tmp_path: Path) -> 
     assert shard.options == ("--time=0:09:00",)  # four shards
     record_job(run.paths, "resume", 0, 0, "slurm")
     assert predict(run, 1, 2) is None
+
+
+def test_time_that_shards_only_waited_is_not_shared_among_more_of_them(tmp_path: Path) -> None:
+    """Two shards waited 200 s each for a pass, so 16 wait as long: 2 × (200 + 160 / 16) + 150."""
+    spent = {"working": 80.0, "waiting": 150.0, "passing": 50.0}
+    write_run(tmp_path / "old", [{1: spent}, {1: spent}], **SETTINGS)
+    found = predict(run_in(tmp_path / "new"), 1, 16)
+    assert found is not None
+    assert found.walltime == "0:10:00"
+
+
+@pytest.mark.parametrize("how", [{"miss": "wait"}, {"plan": "inline"}])
+def test_an_array_that_plans_gets_the_sites_walltime(tmp_path: Path, how: dict[str, str]) -> None:
+    """Cut before there is a plan, the run fails; and turns take no less with more shards."""
+    settings = merged(SETTINGS, {"run": how})
+    write_run(tmp_path / "old", [{0: {"working": 7200}}], **settings)
+    assert predict(run_in(tmp_path / "new", **settings), 1, 16) is None
 
 
 def test_a_fitted_round_that_answered_nothing_costs_only_another_round(run: Run) -> None:
