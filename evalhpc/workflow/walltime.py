@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from evalhpc.core.estimate import counted, duration, unbounded
 from evalhpc.core.expectation import TAKEN, median_of, profile
@@ -24,6 +25,13 @@ class Prediction:
 
     walltime: str  # as sbatch --time takes it
     why: str
+
+
+class _Measured(NamedTuple):
+    """What the shards of a round took, in seconds."""
+
+    load: float  # of the slowest, for its model
+    each: float  # of a shard for one request; 0 where none was asked
 
 
 def predict(run: Run, round_: int, tasks: int) -> Prediction | None:
@@ -61,28 +69,27 @@ def was_fitted(run: Run, round_: int) -> bool:
 def _of_this_run(run: Run, round_: int) -> tuple[Pace, str] | None:
     if another_pass_expected(run, round_) or _was_too_short(run, round_):
         return None
-    for earlier in reversed([r for r in planned_rounds(run) if r < round_]):
-        measured = _measured(run, earlier)
-        if measured is not None:
-            load, each = measured
+    rounds = {r: _measured(run, r) for r in planned_rounds(run) if r < round_}
+    # The newest one may have met a server that was still up, and the next may not.
+    load = max((measured.load for measured in rounds.values()), default=0.0)
+    for earlier, measured in sorted(rounds.items(), reverse=True):
+        if measured.each:
             requests = load_plan(run, round_).requests
             why = (
-                f"{counted(requests, 'request')} left, {each:.2g} s of a shard each in round "
-                f"{earlier}, load {duration(load)}"
+                f"{counted(requests, 'request')} left, {measured.each:.2g} s of a shard each in "
+                f"round {earlier}, load {duration(load)}"
             )
-            return Pace(load, each * requests), why
+            return Pace(load, measured.each * requests), why
     return None
 
 
-def _measured(run: Run, round_: int) -> tuple[float, float] | None:
-    """(seconds to load a model, seconds of a shard for one request) of the round's shards."""
+def _measured(run: Run, round_: int) -> _Measured:
     said = list(worker_stats(run.paths.round_leases(round_)).values())
     seconds = [dict(worker.get("seconds", {})) for worker in said]
     asked = sum(int(w.get("answered", 0)) + int(w.get("failed", 0)) for w in said)
     working = sum(float(spent.get("working", 0.0)) for spent in seconds)
-    if not asked or not working:
-        return None
-    return max(float(spent.get("starting", 0.0)) for spent in seconds), working / asked
+    load = max((float(spent.get("starting", 0.0)) for spent in seconds), default=0.0)
+    return _Measured(load, working / asked if asked else 0.0)
 
 
 def _was_too_short(run: Run, round_: int) -> bool:

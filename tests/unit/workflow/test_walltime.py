@@ -76,6 +76,17 @@ def test_a_later_round_goes_by_the_rate_of_the_one_before(run: Run) -> None:
     assert predict(throttled, 2, 2) == predict(run, 2, 1)
 
 
+def test_the_longest_load_of_all_rounds_counts(run: Run) -> None:
+    """Round 2 met a server that was still up, which by round 3 may have gone."""
+    for round_, load in ((1, 900), (2, 2)):
+        plan(run, round_, 10)
+        beat(run, round_, 0, 10, starting=load, working=100)
+    plan(run, 3, 10)
+    assert predict(run, 3, 1) == Prediction(
+        "0:36:00", "10 requests left, 10 s of a shard each in round 2, load 15 min"
+    )
+
+
 def test_where_nothing_was_measured_the_sites_walltime_stays(run: Run) -> None:
     """Shards that answered nothing, no plan and no earlier run, or the setting switched off."""
     assert predict(run, 1, 2) is None
