@@ -22,6 +22,7 @@ _NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(API)?KEY|CREDENTIALS?|JWT|PAT)$",
     re.IGNORECASE,
 )
+_HEAD = 16  # bytes
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
 
@@ -119,9 +120,9 @@ class MaskedStream:
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
         self._held = b""
-        self._starts = frozenset(
-            form[:length] for form in mask.forms for length in range(1, len(form))
-        )
+        self._by_first: dict[int, list[bytes]] = {}
+        for form in mask.forms:
+            self._by_first.setdefault(form[0], []).append(form)
         self._longest = max(map(len, mask.forms), default=0)
 
     def feed(self, piece: bytes) -> bytes:
@@ -146,9 +147,19 @@ class MaskedStream:
     def _hold(self, data: bytes, done: int) -> int:
         """Where the longest end of `data` begins that a form could begin with."""
         for at in range(max(done, len(data) - self._longest + 1), len(data)):
-            if data[at:] in self._starts:
+            likely = self._by_first.get(data[at])
+            if likely and self._begins(likely, data, at):
                 return at
         return len(data)
+
+    @staticmethod
+    def _begins(likely: list[bytes], data: bytes, at: int) -> bool:
+        """Whether one of the forms begins with all of `data` from `at` on, and goes on."""
+        head = data[at : at + _HEAD]  # most differ here already, and the rest may be long
+        return any(
+            len(form) > len(data) - at and form.startswith(head) and form.startswith(data[at:])
+            for form in likely
+        )
 
 
 def mask_of(variables: Mapping[str, str], *, shortest: int = SHORTEST) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_stream_holds_nothing_back_without_need() -> None:
     assert stream.feed(b"10 %\r") == b"10 %\r"
     assert stream.feed(b"is sec") == b"is "
     assert stream.feed(b"ond") == b"second"
+
+
+def test_a_long_secret_takes_little_memory() -> None:
+    """A private key of some kilobytes is masked, too: its beginnings are not kept one by one."""
+    mask = Mask(["".join(f"{number:04x}" for number in range(800))])
+    tracemalloc.start()
+    try:
+        stream = MaskedStream(mask)
+        whole = mask.forms[-1]
+        assert stream.feed(b"key: " + whole[:3000]) == b"key: "
+        assert stream.feed(whole[3000:]) + stream.end() == MASK
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_secrets_no_mask() -> None:
