@@ -21,7 +21,11 @@ class Unkeyed:
         self._handler = handler
         self._mask = Mask(secrets, shortest=SHORTEST_IN_DATA)
         # For speed only the values themselves: nobody encodes a key into a prompt.
-        self._values = [value.encode() for value in secrets if len(value) >= SHORTEST_IN_DATA]
+        self._values = [
+            value.encode("utf-8", "surrogateescape")
+            for value in secrets
+            if len(value) >= SHORTEST_IN_DATA
+        ]
 
     def __call__(self, request: HttpRequest) -> HttpReply | Awaitable[HttpReply]:
         """Answer one request."""

@@ -31,3 +31,10 @@ def test_anything_else_passes_untouched() -> None:
     body = '{"prompt": "the default answer is ü"}'.encode()
     request = seen("/v1/x?q=%FF", body, (TOKEN, "default", "answer is"))
     assert (request.target, request.body) == ("/v1/x?q=%FF", body)
+
+
+def test_a_key_that_is_no_text_is_masked_too() -> None:
+    """Python passes bytes of a variable that are not UTF-8 on as surrogates."""
+    key = TOKEN.encode() + b"\xff"
+    request = seen("/v1/x", b'{"user": "' + key + b'"}', (key.decode("utf-8", "surrogateescape"),))
+    assert request.body == b'{"user": "***"}'
