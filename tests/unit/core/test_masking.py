@@ -104,6 +104,7 @@ def test_a_stream_holds_nothing_back_without_need() -> None:
     assert stream.feed(b"10 %\r") == b"10 %\r"
     assert stream.feed(b"is sec") == b"is "
     assert stream.feed(b"ond") == b"second"
+    assert stream.feed(b"a secret-value") == b"a ***"
 
 
 def test_a_long_secret_takes_little_memory() -> None:
