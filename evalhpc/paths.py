@@ -24,7 +24,20 @@ Round r answers the misses of pass r-1; pass r is the one after round r.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
+
+_FAILURES = ".failures.jsonl"
+_ATTEMPT = re.compile(rf"(\d+)-(\d+)-(\d+)(?:\.journal|{re.escape(_FAILURES)})")
+
+
+class Attempt(NamedTuple):
+    """What the name of a journal, or of the failures beside it, says."""
+
+    round: int
+    shard: int
+    attempt: int
 
 
 class RunPaths:
@@ -125,7 +138,11 @@ class RunPaths:
         return self.journals / f"{round_:04d}-{shard:05d}-{attempt:03d}.journal"
 
     def shard_failures(self, round_: int, shard: int, attempt: int) -> Path:
-        return self.journal(round_, shard, attempt).with_suffix(".failures.jsonl")
+        return self.journal(round_, shard, attempt).with_suffix(_FAILURES)
+
+    def failures_pattern(self, round_: int | None = None) -> str:
+        """Matches what `shard_failures` names in `journals`, of one round or of all."""
+        return f"{'*' if round_ is None else f'{round_:04d}-*'}{_FAILURES}"
 
     def endpoint(self, round_: int, shard: int, endpoint: str = "model") -> Path:
         return self.endpoints / f"{round_:04d}-{shard:05d}{_suffix(endpoint)}.json"
@@ -151,6 +168,12 @@ class RunPaths:
 
     def log(self, name: str) -> Path:
         return self.logs / name
+
+
+def attempt_of(path: Path) -> Attempt | None:
+    """Whose journal or failures these are; None for a file of another name."""
+    found = _ATTEMPT.fullmatch(path.name)
+    return Attempt(*map(int, found.groups())) if found else None
 
 
 def _suffix(endpoint: str) -> str:

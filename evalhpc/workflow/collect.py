@@ -42,6 +42,7 @@ from evalhpc.workflow.rounds import (
 )
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.settle import refuse_unsettled
+from evalhpc.workflow.shard_failures import failure_files
 from evalhpc.workflow.slice_list import is_sliced
 from evalhpc.workflow.slice_run import check_prompts
 from evalhpc.workflow.slices import cut, plan_sliced, publish_slices, refuse_unlike
@@ -227,7 +228,7 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
 
 def _too_short(run: Run, round_: int) -> bool:
     """Whether the time fitted to the round may be all that was wrong: the next has the site's."""
-    silent = not any(run.paths.journals.glob(f"{round_:04d}-*.failures.jsonl"))
+    silent = not failure_files(run, round_)
     return silent and was_fitted(run, round_)
 
 
@@ -284,11 +285,7 @@ def _refuse_endless(run: Run, number: int, outcomes: list[Outcome]) -> None:
 
 def _first_failure(run: Run, round_: int) -> tuple[type[EvalhpcError], str, str]:
     """(class, cause, next step) of a round that failed, from what its shards left behind."""
-    records = [
-        record
-        for path in sorted(run.paths.journals.glob(f"{round_:04d}-*.failures.jsonl"))
-        for record in read_jsonl(path)
-    ]
+    records = [record for _, path in failure_files(run, round_) for record in read_jsonl(path)]
     fatal = next((r for r in records if "fatal" in r), None)
     if fatal is not None:
         kind = _BLAMED.get(fatal["exit_code"], IncompleteError)

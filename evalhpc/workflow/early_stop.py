@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +19,10 @@ from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.jobs import recorded_jobs, resumes
 from evalhpc.workflow.rounds import load_plan, planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import failure_files
 
 log = logging.getLogger(__name__)
 
-_SHARD = re.compile(r"\d+-(\d+)-\d+\.failures\.jsonl")
 #: What a shard is in, or has been, whose servers have proved themselves.
 _READY = frozenset({"working", "waiting", "passing"})
 #: Times that Slurm may start a job again: after preemption, or a node that failed.
@@ -35,12 +34,10 @@ FRUITLESS = 5
 def fatal_records(run: Run, round_: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(shard, record) of every early end in a round since the run was last resumed."""
     now = resumes(run.paths)
-    for path in sorted(run.paths.journals.glob(f"{round_:04d}-*.failures.jsonl")):
-        if not (name := _SHARD.fullmatch(path.name)):
-            continue
+    for attempt, path in failure_files(run, round_):
         for record in read_jsonl(path):
             if record.get("resumes", 0) == now and ("fatal" in record or "lost" in record):
-                yield int(name[1]), record
+                yield attempt.shard, record
 
 
 def fault_of_round(run: Run, round_: int, besides: int | None = None) -> CommonFault | None:

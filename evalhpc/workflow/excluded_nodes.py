@@ -15,12 +15,12 @@ from evalhpc.errors import ClusterError, EndpointError
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_json
-from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.early_stop import fatal_records, fault_of_round
 from evalhpc.workflow.jobs import resumes
 from evalhpc.workflow.records import read_record
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import unended
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ def _failures_of(run: Run, round_: int) -> Iterator[tuple[str, str]]:
         elif _is_of_node(run, record):
             yield record.get("node", ""), f"shard {shard}: {_first_line(record['fatal'])}"
     now = resumes(run.paths)
-    for name, said in worker_stats(run.paths.round_leases(round_)).items():
-        # The array has ended: who has not said so cannot any more.
-        if said.get("state", "ended") != "ended" and said.get("resumes", 0) == now:
-            yield said.get("node", ""), f"shard {int(name)} was cut off without a word"
+    # The array has ended: who has not said so cannot any more.
+    for shard, said in unended(run, round_):
+        if said.get("resumes", 0) == now:
+            yield said.get("node", ""), f"shard {shard} was cut off without a word"
 
 
 def _is_of_node(run: Run, record: Mapping[str, Any]) -> bool:

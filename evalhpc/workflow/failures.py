@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Set
-from pathlib import Path
 
 from evalhpc.core.failures import Attempt, Failed, above_limit, given_up
 from evalhpc.core.frames import FILE_HEADER_BYTES
 from evalhpc.errors import IncompleteError
+from evalhpc.paths import attempt_of
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.store import Store
 from evalhpc.workflow.jobs import recorded_jobs
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import failure_files
 
 #: Reasons that an error quotes; failures.jsonl has them all.
 _QUOTED = 3
-#: The part of a file's name that is its round.
-_ROUND = re.compile(r"^(\d+)-")
 
 
 def failed_requests(run: Run, store: Store) -> dict[bytes, Failed]:
@@ -121,8 +119,8 @@ def _attempts(run: Run) -> list[Attempt]:
             record["fault"],
             record["reason"],
         )
-        for path in sorted(run.paths.journals.glob("*.failures.jsonl"))
-        if (round_ := _round_of(path)) > after
+        for (round_, _, _), path in failure_files(run)
+        if round_ > after
         for record in read_jsonl(path)
         if "key" in record
     ]
@@ -133,13 +131,8 @@ def _answered_some(run: Run, round_: int) -> bool:
     return any(
         path.stat().st_size > FILE_HEADER_BYTES
         for path in run.paths.journals.glob("*.journal")
-        if _round_of(path) == round_
+        if (attempt := attempt_of(path)) is not None and attempt.round == round_
     )
-
-
-def _round_of(path: Path) -> int:
-    found = _ROUND.match(path.name)
-    return int(found.group(1)) if found else 0
 
 
 def _reasons(failed: Mapping[bytes, Failed]) -> str:

@@ -21,6 +21,7 @@ from evalhpc.worker.loop import Failure
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.rounds import planned_rounds
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.shard_failures import failure_files
 
 #: The queue is answered before round 1 is planned.
 QUEUE_ROUND = 0
@@ -85,7 +86,7 @@ class Queue:
         return found
 
     def _failure_files(self) -> list[Path]:
-        return sorted(self._run.paths.journals.glob(f"{QUEUE_ROUND:04d}-*.failures.jsonl"))
+        return [path for _, path in failure_files(self._run, QUEUE_ROUND)]
 
 
 @asynccontextmanager

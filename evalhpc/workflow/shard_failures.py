@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from evalhpc.models.base import Frozen
+from evalhpc.paths import Attempt, attempt_of
 from evalhpc.storage.atomic import read_jsonl
 from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.run import Run
-
-_NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.failures\.jsonl")
 
 
 class ShardFailure(Frozen):
@@ -26,13 +26,16 @@ class ShardFailure(Frozen):
     at: float = 0.0  # seconds since 1970, on the shard's clock: for people
 
 
+def failure_files(run: Run, round_: int | None = None) -> list[tuple[Attempt, Path]]:
+    """What shards left behind in one round, or in all, by round, shard and attempt."""
+    paths = sorted(run.paths.journals.glob(run.paths.failures_pattern(round_)))
+    return [(attempt, path) for path in paths if (attempt := attempt_of(path)) is not None]
+
+
 def shard_failures(run: Run) -> tuple[ShardFailure, ...]:
     """Every shard that said why it ended early, by round, shard and attempt."""
     found = []
-    for path in sorted(run.paths.journals.glob("*.failures.jsonl")):
-        if not (name := _NAME.fullmatch(path.name)):
-            continue
-        round_, shard, attempt = map(int, name.groups())
+    for (round_, shard, attempt), path in failure_files(run):
         for record in read_jsonl(path):
             if "fatal" in record:
                 fields = {key: record[key] for key in ("cause", "hint", "node", "at")
@@ -49,17 +52,22 @@ def silent_shards(run: Run, round_: int, ended: Callable[[int], bool]) -> tuple[
 
     `ended` says of a shard whether its job has ended, as far as is known: no clock is asked.
     """
-    found = []
+    return tuple(
+        ShardFailure(
+            round=round_, shard=shard, node=said.get("node", ""),
+            what=f"its job has ended, and it was still {said['state']}",
+            cause="it was killed without warning, or its node is down",
+            hint=f"evalhpc logs {run.paths.root} --kind shard",
+        )
+        for shard, said in unended(run, round_)
+        if ended(shard)
+    )  # fmt: skip
+
+
+def unended(run: Run, round_: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(shard, its last heartbeat) of those that did not say that they end: they are at work, or,
+    where their jobs have ended, were silenced."""
     for name, said in worker_stats(run.paths.round_leases(round_)).items():
         # One that found nothing to do said nothing but its name.
-        if said.get("state", "ended") == "ended" or not name.isdigit() or not ended(int(name)):
-            continue
-        found.append(
-            ShardFailure(
-                round=round_, shard=int(name), node=said.get("node", ""),
-                what=f"its job has ended, and it was still {said['state']}",
-                cause="it was killed without warning, or its node is down",
-                hint=f"evalhpc logs {run.paths.root} --kind shard",
-            )
-        )  # fmt: skip
-    return tuple(found)
+        if said.get("state", "ended") != "ended" and name.isdigit():
+            yield int(name), said

@@ -5,11 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evalhpc.errors import EndpointError
+from evalhpc.paths import RunPaths, attempt_of
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.shard_failures import shard_failures, silent_shards
+from evalhpc.workflow.excluded_nodes import node_failures
+from evalhpc.workflow.shard_failures import shard_failures, silent_shards, unended
 from tests.unit.workflow.test_desk import planned
 
 
@@ -43,3 +47,25 @@ def test_a_shard_that_went_silent_is_named(tmp_path: Path) -> None:
     (failed,) = silent_shards(run, 1, lambda shard: shard != 3)
     assert (failed.shard, failed.node) == (1, "n1")
     assert "still working" in failed.what
+
+
+def test_only_shards_are_counted(tmp_path: Path) -> None:
+    """A worker, or a file beside the journals, with another kind of name is no shard's."""
+    run = planned(tmp_path, ["model"])
+    LeaseBook(run.paths.round_leases(1), "someone", 60).beat({"state": "working", "node": "n1"})
+    (run.paths.journals / "0001-notes.failures.jsonl").write_text('{"fatal": "x"}\n')
+    assert list(unended(run, 1)) == []
+    assert list(node_failures(run)) == []
+    assert shard_failures(run) == ()
+
+
+@given(round_=st.integers(0, 99999), shard=st.integers(0, 999999), attempt=st.integers(0, 9999))
+def test_a_name_says_whose_it_is(round_: int, shard: int, attempt: int) -> None:
+    """Round, shard and attempt come back from the names that are made of them, of any length."""
+    paths = RunPaths(Path("/r"))
+    for path in (
+        paths.journal(round_, shard, attempt),
+        paths.shard_failures(round_, shard, attempt),
+    ):
+        assert attempt_of(path) == (round_, shard, attempt)
+    assert paths.shard_failures(round_, shard, attempt).match(paths.failures_pattern(round_))
