@@ -20,13 +20,21 @@ _SHAPES = {
     "a chat service's token": r"\bxox[abeprs]-[\w-]{10,}",
     "a registry key": r"\bnvapi-[\w-]{20,}",
     "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:(?!\$)[^/\s:@'\"]+@",
-    "a bearer token": r"(?i)\b(bearer|basic) (?!\$)[A-Za-z0-9+/_.=-]{16,}",
+    "a bearer token": r"(?i)\bauthorization\W{1,6}(bearer|basic) (?!\$)[A-Za-z0-9+/_.=-]{16,}"
+    # Without the header's name prose and paths could follow the word, but for random letters.
+    r"|(?i:\b(bearer|basic)) (?=[^ ]*[a-z])(?=[^ ]*[A-Z])(?=[^ ]*[0-9])[A-Za-z0-9+_.=-]{16,}",
 }
 #: NAME=value, --name value, "name": "value": what is called a secret, and is no $VARIABLE.
 _NAMED = re.compile(
     r"""(?ix) (?P<name> \b [\w-]* (api[_-]?key | access[_-]?key | secret[_-]?key | private[_-]?key
         | token | secret | password | passwd | passphrase) ) ["']? (?: [ ]*[=:][ ]* | [ ]+ ) ["']?
         (?P<value> [A-Za-z0-9+/_.=!@%^&*-]{8,} )"""
+)
+#: What models call their own tokens.
+_OF_TEXT = re.compile(r"(?i)(^|[_-])(end|stop|eos|bos|pad|unk|sep|think\w*)[_-]token$")
+#: Drawn at random, as no name of a model is: a row of letters and digits, or a UUID.
+_RANDOM = re.compile(
+    r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-"
 )
 _OPTION = re.compile(r"^[\s-]*['\"]?--?[\w-]+['\"]?$")
 _COMPILED = {kind: re.compile(shape) for kind, shape in _SHAPES.items()}
@@ -37,6 +45,7 @@ class Suspect(NamedTuple):
 
     line: int
     what: str
+    certain: bool = True  # else a harmless word is as likely
 
 
 def suspects(text: str, environ: Mapping[str, str] | None = None) -> Iterator[Suspect]:
@@ -57,8 +66,11 @@ def suspects(text: str, environ: Mapping[str, str] | None = None) -> Iterator[Su
         if _OPTION.search(line):
             line = f"{line.strip()} {''.join(lines[number : number + 1]).strip(' -')}"
         for found in _NAMED.finditer(line):
-            if _is_value(found["value"]):
-                yield Suspect(number, f"a value of {found['name']}")
+            name, value = found["name"], found["value"]
+            if _is_value(value) and not _OF_TEXT.search(name):
+                # Much is called a token that is none.
+                certain = not name.lower().endswith("token") or _RANDOM.search(value) is not None
+                yield Suspect(number, f"a value of {name}", certain)
 
 
 def _is_value(text: str) -> bool:

@@ -19,11 +19,15 @@ _SHELLCHECK = ("shellcheck", "--shell=bash", "--severity=error", "--format=gcc")
 def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a text that holds a secret, before it is written anywhere.
 
-    `texts`: file name → content. The value itself is not shown.
+    `texts`: file name → content. The value itself is not shown. What may as well be a harmless
+    word is logged as a warning.
     """
+    doubtful: dict[str, str] = {}
     for name, text in texts.items():
-        found = next(suspects(text, environ), None)
-        if found is not None:
+        for found in suspects(text, environ):
+            if not found.certain:
+                doubtful.setdefault(found.what, f"{name}, line {found.line}")
+                continue
             raise ConfigError(
                 f"{name}, line {found.line}, would hold {found.what}",
                 cause="a secret stands in the site file, the suite, or an option such as --set; "
@@ -31,6 +35,8 @@ def refuse_secrets(texts: Mapping[str, str], environ: Mapping[str, str]) -> None
                 hint="have it read on the node: environment.secrets (docs/security.md); "
                 "in a command of yours, write $NAME",
             )
+    for what, where in doubtful.items():
+        log.warning("%s has %s: if it is a secret, see environment.secrets", where, what)
 
 
 def lint(scripts: Iterable[Path]) -> None:

@@ -17,6 +17,11 @@ HEX = "4f9ad0c31b7e8826aa01"
     [
         f"export OPENAI_API_KEY=sk-proj-{HEX}",
         f"export MY_API_KEY='{HEX}'",
+        "MY_API_KEY=0123-4567-abcd",
+        f"login_token: {HEX}",
+        "token: 0b5c1a9e-7d1f-4a57-9c1e-0f2b3c4d5e6f",
+        "X-Auth: Bearer aB3dE5gH7jK9mN1pQ3",
+        "Authorization=basic dXNlcjpwYXNzd29yZA==",
         f'curl -H "Authorization: Bearer {HEX}" http://host/v1',
         f"--env=HF_TOKEN=hf_{HEX}",
         f"--api-key {HEX} \\",
@@ -35,7 +40,7 @@ HEX = "4f9ad0c31b7e8826aa01"
 def test_what_looks_like_a_secret_is_found(line: str) -> None:
     """By its shape, or by what it is called; the line is told, and not the value."""
     found = list(suspects(f"#!/bin/bash\n{line}\n"))
-    assert found
+    assert any(suspect.certain for suspect in found)
     assert {suspect.line for suspect in found} == {2}
     assert not any(HEX in suspect.what for suspect in found)
 
@@ -57,11 +62,22 @@ def test_what_looks_like_a_secret_is_found(line: str) -> None:
         "secret: ~/.config/evalhpc/secrets.env",
         "eos_token: <|endoftext|>",
         "sha256:" + HEX * 3,
+        "# basic /lustre/project/env/setup.sh",
+        "# basic /lustre/Project1/env/setup.sh",
+        "Basic multiple-choice/arithmetic",
+        "think_end_token=im_end_2024",
+        "stop_token: endofturn1x",
     ],
 )
 def test_what_only_resembles_one_is_not(line: str) -> None:
     """Names of variables, paths, prose, digests."""
     assert list(suspects(line)) == []
+
+
+def test_a_token_that_may_be_a_word_is_a_doubt() -> None:
+    """So that a submission can go on: nothing tells it from the name of a model."""
+    (found,) = suspects("judge_token: model-7b-instruct")
+    assert not found.certain
 
 
 @pytest.mark.parametrize("lines", [["  --api-key", f"  {HEX}"], ["- --token", f"- '{HEX}'"]])
