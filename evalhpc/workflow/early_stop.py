@@ -168,6 +168,7 @@ def _any_answer(run: Run, round_: int) -> bool:
 def _first_to_say(run: Run, round_: int, fault: CommonFault) -> bool:
     path = run.paths.round_stopped(round_, resumes(run.paths))
     with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # slices lease in a folder of their own
         try:
             with path.open("x") as file:
                 json.dump({"why": str(fault), "what": fault.death.what}, file)

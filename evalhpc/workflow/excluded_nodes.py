@@ -81,7 +81,7 @@ def one_bad_node(run: Run) -> bool:
 
     Were there several, or were it the second one in turn, the next would fare no better.
     """
-    found = {node for node, _ in node_failures(run)}
+    found = {node for node, _ in node_failures(run) if node}
     return len(found) == 1 and found <= excluded_nodes(run).keys()
 
 
@@ -91,7 +91,8 @@ def node_failures(run: Run) -> Iterator[tuple[str, str]]:
     What shards on several nodes failed of, all alike, in one round or the next, is not the fault
     of any of them.
     """
-    rounds = (0, *planned_rounds(run))
+    # Answers of slices are journalled for round 1 before that is planned.
+    rounds = sorted({0, 1, *planned_rounds(run)})
     faults = {round_: fault_of_round(run, round_) for round_ in rounds}
     nodes_of: dict[object, set[str]] = defaultdict(set)
     for known in filter(None, faults.values()):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from evalhpc.errors import EndpointError, EvalhpcError, FutileError, StorageError
 from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow import excluded_nodes
+from evalhpc.workflow import early_stop, excluded_nodes
 from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.early_stop import fault_of_round, refuse_endless, refuse_futile
+from evalhpc.workflow.early_stop import calling_off, fault_of_round, refuse_endless, refuse_futile
 from evalhpc.workflow.excluded_nodes import (
     choose_excluded,
     excluding,
@@ -22,6 +23,7 @@ from evalhpc.workflow.jobs import record_job
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shard_failures import shard_failures
 from evalhpc.workflow.signals import Interrupted
+from evalhpc.workflow.slice_shard import SliceDesk
 from tests.unit.workflow.test_desk import ANSWER, planned
 
 
@@ -176,3 +178,68 @@ def test_a_task_that_slurm_starts_again_and_again_is_ended(run: Run) -> None:
     refuse_endless(run, 1, 0, 6)
     with pytest.raises(FutileError, match="21 times anew"):
         refuse_endless(run, 1, 0, 21)
+
+
+def test_a_silenced_planner_says_nothing_of_its_node(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pass 0 in the array beats without a node: that is no second bad node."""
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: frozenset({"n1", "n2"}))
+    LeaseBook(run.paths.round_leases(0), "00005", 60).beat({"state": "planning"})
+    for shard in range(2):
+        fail(run, shard, "n1", died(shard))
+    choose_excluded(run)
+    assert one_bad_node(run)
+
+
+@pytest.fixture
+def sliced(run: Run) -> Run:
+    """The same run before its first plan: its shards run the harness on slices."""
+    settings = run.spec.run.model_copy(update={"shard_by": "samples"})
+    shutil.rmtree(run.paths.plan)
+    return Run(run.paths, run.spec.model_copy(update={"run": settings}), run.hash)
+
+
+def fail_slice(run: Run, shard: int, node: str, error: EvalhpcError) -> None:
+    """A shard of slices that ends with an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURMD_NODENAME", node)
+        failing = pytest.raises(EvalhpcError)
+        with failing, SliceDesk(run, shard):
+            raise error
+
+
+def test_shards_of_slices_are_called_off_once(
+    sliced: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Round 1, whose journals they write, has no plan and no folder yet; the first one cancels
+    what waits, and the next has nothing left to do."""
+    cancelled: list[list[int]] = []
+
+    class Cluster:
+        """Notes what is cancelled."""
+
+        def __init__(self, env: object) -> None:
+            """As the real one."""
+
+        def cancel(self, ids: list[int], *, only_pending: bool) -> None:
+            """Only what waits."""
+            assert only_pending
+            cancelled.append(ids)
+
+    monkeypatch.setattr(early_stop, "Slurm", Cluster)
+    record_job(sliced.paths, "shard", 7, 1, "slurm", tasks=8)
+    for shard in range(3):
+        fail_slice(sliced, shard, f"n{shard}", died(shard))
+    for _ in range(2):
+        with pytest.raises(EndpointError), calling_off(sliced, 1):
+            raise died(3)
+    assert cancelled == [[7]]
+    assert not [record for record in caplog.records if "not cancelled" in record.message]
+
+
+def test_nodes_that_failed_slices_are_seen_before_the_first_plan(sliced: Run) -> None:
+    """The collector chooses nodes first, and plans what the slices asked after that."""
+    for shard in range(2):
+        fail_slice(sliced, shard, "n1", died(shard))
+    assert [node for node, _ in node_failures(sliced)] == ["n1", "n1"]
