@@ -228,7 +228,8 @@ class Desk:
         record = {"fatal": error.what, "cause": error.cause, "hint": error.hint}
         where = {"node": node_name(), "at": time.time()}
         progress = {"answered": self.counts.answered, "resumes": self._resumes}
-        self._note({**record, "exit_code": error.exit_code, **where, **progress})
+        kind = {"exit_code": error.exit_code, "transient": error.transient}
+        self._note({**record, **kind, **where, **progress})
 
     def _note_lost(self) -> None:
         """What this shard's last life could not say: its heartbeat is about to be overwritten."""

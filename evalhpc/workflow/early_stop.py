@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from evalhpc.core.common_fault import CommonFault, Death, common_fault
 from evalhpc.core.frames import FILE_HEADER_BYTES
-from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.errors import EvalhpcError, FutileError, StorageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import read_jsonl, storage_errors
 from evalhpc.storage.round_view import worker_stats
@@ -40,16 +40,20 @@ def fatal_records(run: Run, round_: int) -> Iterator[tuple[int, dict[str, Any]]]
                 yield attempt.shard, record
 
 
-def fault_of_round(run: Run, round_: int, besides: int | None = None) -> CommonFault | None:
+def fault_of_round(
+    run: Run, round_: int, besides: int | None = None, *, lasting: bool = False
+) -> CommonFault | None:
     """What ended the shards of a round, all of them that have tried; None where one is ready.
 
-    `besides`: a shard whose own ends do not count.
+    `besides`: a shard whose own ends do not count. `lasting`: nor do those of a kind that may be
+    over when the next shard begins.
     """
     deaths = [
         Death(shard, record.get("node", ""), record["exit_code"], record["fatal"],
               record.get("cause", ""), record.get("hint", ""))
         for shard, record in fatal_records(run, round_)
         if "fatal" in record and not record.get("answered") and shard != besides
+        and not (lasting and _may_pass(run, record))
     ]  # fmt: skip
     if not deaths or _any_answer(run, round_):
         return None
@@ -70,7 +74,7 @@ def refuse_futile(run: Run, round_: int, shard: int) -> None:
 
     One that failed itself is judged by the others: a user may want to watch it fail.
     """
-    fault = fault_of_round(run, round_, besides=shard)
+    fault = fault_of_round(run, round_, besides=shard, lasting=True)
     if fault is None:
         return
     raise FutileError(
@@ -95,7 +99,7 @@ def calling_off(run: Run, round_: int) -> Iterator[None]:
 
 
 def _call_off(run: Run, round_: int) -> None:
-    fault = fault_of_round(run, round_)
+    fault = fault_of_round(run, round_, lasting=True)
     if fault is None or not _first_to_say(run, round_, fault):
         return
     log.error("%s: the other shards of round %d are called off", fault, round_)
@@ -143,6 +147,15 @@ def restarts_here() -> int:
     """How often Slurm has started this job again."""
     count = os.environ.get("SLURM_RESTART_COUNT", "")
     return int(count) if count.isdigit() else 0
+
+
+def _may_pass(run: Run, record: Mapping[str, Any]) -> bool:
+    """Whether a file server, or a deployment job that Slurm starts again, may be back soon.
+
+    A shard's own server that was not ready in time will not be the next time either.
+    """
+    theirs = record["exit_code"] == StorageError.exit_code or run.spec.shares_deployment
+    return theirs and bool(record.get("transient"))
 
 
 def _shards(run: Run, round_: int) -> int:

@@ -44,7 +44,9 @@ class Herald:
         self._pulse.stop()
         if not self.superseded:
             why = self._said.ended or _why(error)
-            publish(self._run, self._said.model_copy(update={"ended": why}))
+            interrupted = isinstance(error, Interrupted)
+            end = {"ended": why, "interrupted": interrupted}
+            publish(self._run, self._said.model_copy(update=end))
 
     @property
     def dismissed(self) -> bool:

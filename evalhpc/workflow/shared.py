@@ -35,6 +35,7 @@ class Published(Frozen):
     beat: int = 0
     call: str = ""  # the last one that it has heard
     ended: str = ""  # why, once it has
+    interrupted: bool = False  # it was asked to end: Slurm may start it again
 
 
 def publish(run: Run, published: Published) -> None:
@@ -174,6 +175,7 @@ def _ended(record: Published) -> EndpointError:
         f"deployment job {record.job} on {record.node} ended: {record.ended}",
         cause="see the end of its log",
         hint="evalhpc logs RUN --kind deploy",
+        transient=record.interrupted,
     )
 
 

@@ -243,3 +243,23 @@ def test_nodes_that_failed_slices_are_seen_before_the_first_plan(sliced: Run) ->
     for shard in range(2):
         fail_slice(sliced, shard, "n1", died(shard))
     assert [node for node, _ in node_failures(sliced)] == ["n1", "n1"]
+
+
+def test_what_may_pass_stops_nobody(run: Run) -> None:
+    """A preempted deployment job is back when the next shard begins, and so may be the file
+    server; a model of the shard's own that did not load in time is as slow the next time. The
+    nodes are spared either way: they failed alike."""
+    deploy = run.spec.site.deploy.model_copy(update={"topology": "job"})
+    site = run.spec.site.model_copy(update={"deploy": deploy})
+    shared = Run(run.paths, run.spec.model_copy(update={"site": site}), run.hash)
+    for shard in range(4):
+        fail(run, shard, f"n{shard % 2}", EndpointError("deployment job 0 was started anew",
+                                                        transient=True))  # fmt: skip
+    refuse_futile(shared, 1, 7)
+    with pytest.raises(FutileError):
+        refuse_futile(run, 1, 7)
+    record_job(run.paths, "resume", 0, 1, "slurm")
+    for shard in range(4):
+        fail(run, shard, f"n{shard % 2}", StorageError("stale", transient=True))
+    refuse_futile(run, 1, 7)
+    assert list(node_failures(run)) == []

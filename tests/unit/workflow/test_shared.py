@@ -131,17 +131,18 @@ def test_a_record_that_stands_still_is_no_job(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "said", "transient"),
     [
-        (EndpointError("the model server ended (signal 9)"), "signal 9"),
-        (Interrupted("SIGUSR1"), "near its walltime"),
-        (KeyError("x"), "a bug of evalhpc"),
+        (EndpointError("the model server ended (signal 9)"), "signal 9", False),
+        (Interrupted("SIGUSR1"), "near its walltime", True),
+        (KeyError("x"), "a bug of evalhpc", False),
     ],
 )
 def test_the_reason_of_a_job_that_ended_reaches_its_shards(
-    error: Exception, said: str, run: Run
+    error: Exception, said: str, transient: bool, run: Run
 ) -> None:
-    """Those that ask it, and those that come later; each ends at once."""
+    """Those that ask it, and those that come later; each ends at once, and knows whether Slurm
+    may start the job again."""
     replica = SharedReplica(run, 0, "model")
 
     def serve() -> None:
@@ -156,8 +157,9 @@ def test_the_reason_of_a_job_that_ended_reaches_its_shards(
     death = replica.death()
     assert death is not None
     assert said in death.what
-    with pytest.raises(EndpointError, match=said):
+    with pytest.raises(EndpointError, match=said) as late:
         SharedReplica(run, 1, "model").ready()
+    assert death.transient == late.value.transient == transient
 
 
 def test_shards_of_a_job_that_went_silent_end(run: Run) -> None:
