@@ -57,11 +57,14 @@ class StageFolder:
         return exclusive(self._lock, busy, wait=wait, cause="it fetches data for another suite")
 
     @contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """A private folder for one staging, gone afterwards; call it with the lock held."""
+    def workspace(self, *, alone: bool) -> Iterator[Path]:
+        """A private folder for one staging, gone afterwards.
+
+        `alone`: the lock is held, so that what is there is of one that was killed, and goes.
+        """
         with storage_errors(self._work):
-            for left in self._work.iterdir():
-                shutil.rmtree(left, ignore_errors=True)  # of one that was killed
+            for left in self._work.iterdir() if alone else ():
+                shutil.rmtree(left, ignore_errors=True)
             work = Path(tempfile.mkdtemp(dir=self._work))
         try:
             yield work

@@ -59,7 +59,7 @@ def stage(
     assert spec.site.stage_dir is not None, "_spec has seen to it"
     folder = StageFolder(Path(spec.site.stage_dir))
     folder.make()
-    with folder.locked(lock_wait), folder.workspace() as work:
+    with folder.locked(lock_wait) as alone, folder.workspace(alone=alone) as work:
         run = Run(RunPaths(work), spec, spec.digest())
         fill_run(run, warnings)
         one = _Staging(run, folder, environ, _can_isolate(), said)

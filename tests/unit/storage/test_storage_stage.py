@@ -90,7 +90,16 @@ def test_a_workspace_leaves_nothing_and_clears_what_a_killed_one_left(folder: St
     """It is private, too: a run directory is made in it."""
     left = folder.root / "work" / "killed"
     left.mkdir()
-    with folder.workspace() as work:
+    with folder.workspace(alone=True) as work:
         assert not left.exists()
         assert work.stat().st_mode & 0o77 == 0
     assert list((folder.root / "work").iterdir()) == []
+
+
+def test_without_locks_the_workspace_of_another_staging_stays(folder: StageFolder) -> None:
+    """Nothing tells whether it was killed or is at work."""
+    with folder.workspace(alone=True) as first:
+        with folder.workspace(alone=False) as second:
+            assert first != second
+            assert first.is_dir()
+        assert first.is_dir()
