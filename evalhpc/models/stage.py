@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -45,12 +46,30 @@ class StageRecord(Frozen):
     digest: str
     same: bool  # both passes asked the very same requests
     isolated: bool  # the proof ran in a network namespace without a route
-    entries: tuple[StagedEntry, ...]  # the stage folder as it was then
+    # The stage folder as it was then, since nothing tells which of them the benchmark reads.
+    entries: tuple[StagedEntry, ...]
     fetched_bytes: int  # by which this staging made it grow
     staged: str  # when, UTC
     staged_by: str  # user@host
     evalhpc_version: str
     seconds: float
+
+    def lost(self, now: Mapping[str, StagedEntry]) -> tuple[str, ...]:
+        """Entries that are gone by now, or cut; `now`: by name."""
+        return tuple(then.name for then in self.entries if not _holds(then, now.get(then.name)))
+
+    def moved(self, now: Mapping[str, StagedEntry]) -> tuple[str, ...]:
+        """Entries that are of another version by now: a later staging may have fetched it."""
+        kept = (then for then in self.entries if _holds(then, now.get(then.name)))
+        return tuple(then.name for then in kept if now[then.name].version != then.version)
+
+
+def _holds(then: StagedEntry, now: StagedEntry | None) -> bool:
+    if now is None or (then.version and not now.version):
+        return False
+    if now.version != then.version:
+        return True  # of another size, so that nothing can be compared
+    return now.files >= then.files and now.bytes >= then.bytes
 
 
 def stage_key(benchmark: Benchmark) -> str:

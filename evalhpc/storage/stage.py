@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -103,16 +103,9 @@ class StageFolder:
                 if not path.name.startswith(".") and not path.name.endswith(_UNFINISHED)
             )
 
-    def lost(self, record: StageRecord) -> tuple[str, ...]:
-        """Entries of the record that are gone, smaller, or of another version by now."""
-        with storage_errors(self.root):
-            return tuple(then.name for then in record.entries if not self._holds(then))
-
-    def _holds(self, then: StagedEntry) -> bool:
-        if not (self.root / then.name).exists():
-            return False
-        now = self._entry(then.name)
-        return now.version == then.version and now.files >= then.files and now.bytes >= then.bytes
+    def by_name(self) -> dict[str, StagedEntry]:
+        """The same, to compare records with: one walk serves all of them."""
+        return {entry.name: entry for entry in self.entries()}
 
     def _entry(self, name: str) -> StagedEntry:
         sizes = list(_sizes(self.root / name))
@@ -138,4 +131,5 @@ def _sizes(path: Path) -> Iterator[int]:
         for name in names:
             file = Path(folder, name)
             if not file.is_symlink() and not name.endswith(_UNFINISHED):
-                yield file.lstat().st_size
+                with suppress(FileNotFoundError):  # another staging goes on, and renames it
+                    yield file.lstat().st_size

@@ -97,7 +97,8 @@ def _stage(root: str | None) -> tuple[str | None, int]:
     try:
         folder = StageFolder(Path(root))
         records = list(folder.all_records())
-        lost = [f"{r.benchmark}: {names[0]}" for r in records if (names := folder.lost(r))]
+        now = folder.by_name()
+        lost = [f"{r.benchmark}: {names[0]}" for r in records if (names := r.lost(now))]
     except EvalhpcError as error:
         return error.what, 0
     return "; ".join(lost), len(records) - len(lost)

@@ -143,18 +143,28 @@ def _unstaged(
             hint=f"set stage_dir in the site file (docs/stage.md), then evalhpc stage; {_SKIP}",
         )
     folder = StageFolder(Path(spec.site.stage_dir))
+    now = folder.by_name() if any(records.values()) else {}
+    moved: dict[str, str] = {}  # entry → a benchmark that may read it
     for benchmark in wanted:
         record = records.get(benchmark.name)
-        lost = folder.lost(record) if record is not None else ()
+        lost = record.lost(now) if record is not None else ()
         if record is not None and not lost:
+            moved.update(dict.fromkeys(record.moved(now), benchmark.name))
             continue
         what = f"the data sets of {benchmark.name} are not staged on site {spec.site.name}"
         if lost:
-            what = f"{lost[0]} has changed in {folder.root} since {benchmark.name} was staged"
+            what = (
+                f"{lost[0]} is gone from {folder.root}, or cut, since {benchmark.name} was staged"
+            )
         if spec.site.offline:
             cause = "the nodes have no internet (`offline` in the site file)"
             raise ConfigError(what, cause=cause, hint=f"{command}; {_SKIP}")
         yield f"{what}: {command}"
+    for name, reader in moved.items():
+        yield (
+            f"{name} is of another version than when {reader} was staged, as after another staging "
+            f"in {folder.root}; if {reader} reads it: {command}"
+        )
 
 
 def _stage_command(spec: RunSpec, wish: Wish | None) -> str:

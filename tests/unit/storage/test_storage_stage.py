@@ -62,18 +62,30 @@ def test_a_damaged_record_counts_as_none(folder: StageFolder) -> None:
     assert list(folder.all_records()) == []
 
 
-@pytest.mark.parametrize("harm", ["gone", "moved on", "smaller"])
-def test_what_has_changed_since_is_named(folder: StageFolder, harm: str) -> None:
-    """A data set that was removed, that another staging moved to another commit, or was cut."""
+@pytest.mark.parametrize("harm", ["gone", "smaller", "without a version"])
+def test_what_is_lost_since_is_named(folder: StageFolder, harm: str) -> None:
+    """A data set that was removed, or cut, or that its name no longer leads to."""
     staged = record(folder)
-    assert folder.lost(staged) == ()
+    assert staged.lost(folder.by_name()) == ()
     if harm == "gone":
         (folder.root / REPO).rename(folder.root / "aside")
-    elif harm == "moved on":
-        (folder.root / REPO / "refs/main").write_text("c2\n")
-    else:
+    elif harm == "smaller":
         (folder.root / REPO / "blobs/a").write_text("1")
-    assert folder.lost(staged) == (REPO,)
+    else:
+        (folder.root / REPO / "refs/main").unlink()
+    assert staged.lost(folder.by_name()) == (REPO,)
+    assert staged.moved(folder.by_name()) == ()
+
+
+def test_another_version_is_no_loss(folder: StageFolder) -> None:
+    """Another staging fetched it, and it may be smaller; what came besides is nobody's loss."""
+    staged = record(folder)
+    assert staged.moved(folder.by_name()) == ()
+    (folder.root / REPO / "refs/main").write_text("c2\n")
+    (folder.root / REPO / "blobs/a").write_text("1")
+    (folder.root / "tiktoken/words").write_text("x")
+    assert staged.lost(folder.by_name()) == ()
+    assert staged.moved(folder.by_name()) == (REPO,)
 
 
 def test_one_staging_at_a_time(folder: StageFolder) -> None:

@@ -12,7 +12,7 @@ import evalhpc
 from evalhpc import process
 from evalhpc.errors import ConfigError, StorageError
 from evalhpc.models.runspec import RunSpec
-from evalhpc.models.stage import StageRecord, stage_key
+from evalhpc.models.stage import StagedEntry, StageRecord, stage_key
 from evalhpc.paths import RunPaths
 from evalhpc.process import Finished
 from evalhpc.slurm.gate import Slurm
@@ -77,8 +77,40 @@ def test_where_nodes_have_no_internet_it_is_an_error(tmp_path: Path) -> None:
     staged(run.spec)
     assert checks.preflight(run, {}) == []
     data.rmdir()
-    with pytest.raises(ConfigError, match="datasets--x has changed"):
+    with pytest.raises(ConfigError, match="datasets--x is gone"):
         checks.preflight(run, {})
+
+
+def test_what_another_staging_fetched_anew_stops_nothing(tmp_path: Path) -> None:
+    """A record has all of the folder, and most of that is of other benchmarks: one warning."""
+    run = run_of(tmp_path, offline=True, stage_dir=str(tmp_path / "stage"))
+    main = tmp_path / "stage" / "huggingface" / "hub" / "datasets--x" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    main.write_text("c1")
+    staged(run.spec)
+    main.write_text("c2")
+    (warning,) = checks.preflight(run, {})
+    assert "datasets--x is of another version than when arc was staged" in warning
+    assert "evalhpc stage" in warning
+
+
+def test_the_stage_folder_is_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a million files, and a suite a hundred benchmarks."""
+    run = run_of(tmp_path, stage_dir=str(tmp_path / "stage"))
+    (arc,) = run.spec.benchmarks
+    hard = arc.model_copy(update={"name": "hard"})
+    staged(run.spec)
+    walks: list[StageFolder] = []
+    found = StageFolder.entries
+
+    def counted(folder: StageFolder) -> tuple[StagedEntry, ...]:
+        walks.append(folder)
+        return found(folder)
+
+    monkeypatch.setattr(StageFolder, "entries", counted)
+    both = run.spec.model_copy(update={"benchmarks": (arc, hard)})
+    assert checks.preflight(Run(run.paths, both, run.hash), {}) == []
+    assert len(walks) == 1
 
 
 def test_data_that_the_run_brings_along_needs_no_staging(tmp_path: Path) -> None:
