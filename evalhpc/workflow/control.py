@@ -13,6 +13,7 @@ from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect import note_failure
+from evalhpc.workflow.excluded_nodes import carried_over
 from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs, resumes
 from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here, unrecorded
 from evalhpc.workflow.local import GRACE, start_driver
@@ -130,12 +131,13 @@ def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
             f"the run is still active ({', '.join(f'{k} {n}' for n, k in queued.items())})",
             hint=f"evalhpc status {run.paths.root}, or evalhpc cancel {run.paths.root} first",
         )
-    run.paths.cancelled.unlink(missing_ok=True)
-    run.paths.failure.unlink(missing_ok=True)
     rounds = planned_rounds(run)
     scheduler = run.spec.site.scheduler
     last = rounds[-1] if rounds else 0
-    record_job(run.paths, "resume", 0, last, scheduler, max_gpu_hours=max_gpu_hours)
+    with carried_over(run):
+        run.paths.cancelled.unlink(missing_ok=True)
+        run.paths.failure.unlink(missing_ok=True)
+        record_job(run.paths, "resume", 0, last, scheduler, max_gpu_hours=max_gpu_hours)
     try:
         if not rounds:
             return launch(run)

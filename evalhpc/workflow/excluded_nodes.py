@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from pydantic import Field
 
 from evalhpc.core.common_fault import bad_nodes
 from evalhpc.core.rendering import batch_job
@@ -24,7 +26,10 @@ from evalhpc.workflow.shard_failures import unended
 
 log = logging.getLogger(__name__)
 
-_OPTION = re.compile(r"(?:--exclude[=\s]|-x\s*)(\S+)")
+_OPTION = "--exclude="
+#: What leaves a job fewer nodes than its partition has.
+_NARROWING = frozenset({"--nodelist", "--nodefile", "--constraint", "--reservation", "--gres",
+                        "--gpus-per-node"})  # fmt: skip
 
 
 class ExcludedNodes(Frozen):
@@ -32,15 +37,25 @@ class ExcludedNodes(Frozen):
 
     resumes: int = 0
     nodes: dict[str, tuple[str, ...]]  # node → what failed there
+    #: Those of them that come from before that resume.
+    carried: dict[str, tuple[str, ...]] = Field(default={})
 
 
 def excluded_nodes(run: Run) -> dict[str, tuple[str, ...]]:
     """Node → why the next round does without it; a resumed run begins with all nodes again."""
-    try:
-        known = read_record(run.paths.excluded_nodes, ExcludedNodes)
-    except FileNotFoundError:
-        return {}
+    known = _known(run)
     return known.nodes if known.resumes == resumes(run.paths) else {}
+
+
+@contextmanager
+def carried_over(run: Run) -> Iterator[None]:
+    """Around the record of a resume: where jobs may not submit, it is only how a run that goes
+    well gets its next round, which is to do without the nodes that the collector chose."""
+    settled = run.paths.failure.exists() or run.paths.cancelled.exists()
+    nodes = {} if run.spec.site.resubmit or settled else excluded_nodes(run)
+    yield
+    if nodes:
+        _write(run, ExcludedNodes(resumes=resumes(run.paths), nodes=nodes, carried=nodes))
 
 
 def choose_excluded(run: Run) -> None:
@@ -50,19 +65,22 @@ def choose_excluded(run: Run) -> None:
     """
     if run.spec.site.scheduler != "slurm":
         return
-    failures = list(node_failures(run))
+    known = _known(run)
+    carried = known.carried if known.resumes == resumes(run.paths) else {}
+    before = [(node, what) for node, whats in carried.items() for what in whats]
+    failures = [*before, *node_failures(run)]
     names = [node for node, _ in failures]
     bad: tuple[str, ...] = ()
     if candidates := bad_nodes(names, frozenset(names), needed=0):
         size = batch_job(run.spec, str(run.paths.root), "shard")
         bad = bad_nodes(names, _nodes_of(size.partition), needed=size.size.nodes)
+        bad = bad if bad and _leaves_enough(run, bad) else ()
         if not bad:
             log.warning("%s failed twice, and too few nodes are left without", candidates)
     if not bad and not run.paths.excluded_nodes.exists():
         return
     why = {node: tuple(what for where, what in failures if where == node) for node in bad}
-    chosen = ExcludedNodes(resumes=resumes(run.paths), nodes=why)
-    write_json(run.paths.excluded_nodes, chosen.model_dump(mode="json"))
+    _write(run, ExcludedNodes(resumes=resumes(run.paths), nodes=why, carried=carried))
     for node, what in why.items():
         log.warning("the next round does without %s: %s", node, "; ".join(what))
 
@@ -70,10 +88,7 @@ def choose_excluded(run: Run) -> None:
 def excluding(run: Run) -> tuple[str, ...]:
     """What a round's sbatch is told of nodes, with what the site itself excludes."""
     nodes = excluded_nodes(run)
-    if not nodes:
-        return ()
-    own = [match[1] for option in run.spec.site.slurm.extra if (match := _OPTION.match(option))]
-    return (f"--exclude={','.join([*own, *sorted(nodes)])}",)
+    return (_option(run, nodes),) if nodes else ()
 
 
 def one_bad_node(run: Run) -> bool:
@@ -123,6 +138,43 @@ def _is_of_node(run: Run, record: Mapping[str, Any]) -> bool:
         here = any(served.model.url is None for served in run.spec.served().values())
         return here and not run.spec.shares_deployment
     return not record.get("answered")
+
+
+def _known(run: Run) -> ExcludedNodes:
+    try:
+        return read_record(run.paths.excluded_nodes, ExcludedNodes)
+    except FileNotFoundError:
+        return ExcludedNodes(nodes={})
+
+
+def _write(run: Run, chosen: ExcludedNodes) -> None:
+    write_json(run.paths.excluded_nodes, chosen.model_dump(mode="json"))
+
+
+def _option(run: Run, nodes: Iterable[str]) -> str:
+    """sbatch's, which replaces the one that the site may have: it names those nodes, too."""
+    extra = run.spec.site.slurm.extra
+    own = [option.removeprefix(_OPTION) for option in extra if option.startswith(_OPTION)]
+    return _OPTION + ",".join([*own, *sorted(nodes)])
+
+
+def _leaves_enough(run: Run, bad: Iterable[str]) -> bool:
+    """Whether Slurm would take the array without these nodes: it alone can tell what a
+    constraint, a reservation or a list of nodes leaves of a partition.
+
+    Jobs that may not submit cannot ask it: there, a site with one of these keeps all its nodes.
+    """
+    site = run.spec.site
+    if not site.resubmit:
+        given = {option.partition("=")[0] for option in site.slurm.extra}
+        return not (site.slurm.constraint or site.slurm.reservation or given & _NARROWING)
+    script, option = run.paths.script("shard"), _option(run, bad)
+    try:
+        Slurm(env=os.environ).test_only(script, "1", extra=(option,))
+    except ClusterError as error:
+        log.warning("Slurm would not take the array with %s: %s", option, error.what)
+        return False
+    return True
 
 
 def _first_line(text: str) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evalhpc.errors import EndpointError, EvalhpcError, FutileError, StorageError
+from evalhpc.errors import ClusterError, EndpointError, EvalhpcError, FutileError, StorageError
+from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow import early_stop, excluded_nodes
 from evalhpc.workflow.desk import Desk
 from evalhpc.workflow.early_stop import calling_off, fault_of_round, refuse_endless, refuse_futile
 from evalhpc.workflow.excluded_nodes import (
+    carried_over,
     choose_excluded,
     excluding,
     node_failures,
@@ -51,6 +54,12 @@ def _answer(desk: Desk) -> None:
 
 def died(port: int) -> EndpointError:
     return EndpointError(f"the server at 127.0.0.1:{port} ended\n  | log {port}", cause="see it")
+
+
+@pytest.fixture(autouse=True)
+def willing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that takes the array without whatever nodes."""
+    monkeypatch.setattr(Slurm, "test_only", lambda *_args, **_options: None)
 
 
 @pytest.fixture
@@ -263,3 +272,88 @@ def test_what_may_pass_stops_nobody(run: Run) -> None:
         fail(run, shard, f"n{shard % 2}", StorageError("stale", transient=True))
     refuse_futile(run, 1, 7)
     assert list(node_failures(run)) == []
+
+
+def test_a_node_that_nothing_is_left_without_stays(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of nodes, a constraint or a reservation leaves less than the partition has; Slurm
+    is asked with the very option, and with the round that the script needs."""
+    asked: list[tuple[object, ...]] = []
+
+    def refused(_: Slurm, script: Path, *args: str, extra: tuple[str, ...]) -> None:
+        asked.append((script.name, *args, *extra))
+        raise ClusterError("Requested node configuration is not available")
+
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: frozenset({"n1", "n2"}))
+    monkeypatch.setattr(Slurm, "test_only", refused)
+    for shard in range(2):
+        fail(run, shard, "n1", died(shard))
+    choose_excluded(run)
+    assert asked == [("shard.sbatch", "1", "--exclude=n1")]
+    assert excluding(run) == ()
+    assert not one_bad_node(run)
+
+
+@pytest.mark.parametrize(
+    "narrowed", [{"extra": ("--nodelist=n1",)}, {"constraint": "a100"}, {"reservation": "maint"}]
+)
+def test_who_may_not_ask_slurm_leaves_narrowed_sites_alone(
+    narrowed: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where jobs may not submit, nobody says whether a node could be spared."""
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: frozenset({"n1", "n2"}))
+    slurm = run.spec.site.slurm.model_copy(update=narrowed)
+    site = run.spec.site.model_copy(update={"resubmit": False, "slurm": slurm})
+    run = Run(run.paths, run.spec.model_copy(update={"site": site}), run.hash)
+    for shard in range(2):
+        fail(run, shard, "n1", died(shard))
+    choose_excluded(run)
+    assert excluding(run) == ()
+
+
+def resume(run: Run) -> None:
+    """What `evalhpc resume` does first."""
+    with carried_over(run):
+        run.paths.failure.unlink(missing_ok=True)
+        record_job(run.paths, "resume", 0, 1, "slurm")
+
+
+def test_where_users_start_each_round_nodes_stay_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resubmit: false`: they are excluded over any number of rounds, beside those that fail
+    later, until the run fails; elsewhere a resume begins with all nodes."""
+    known = frozenset({"n1", "n2", "n3"})
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: known)
+    for shard in range(2):
+        fail(run, shard, "n1", died(shard))
+    site = run.spec.site.model_copy(update={"resubmit": False})
+    manual = Run(run.paths, run.spec.model_copy(update={"site": site}), run.hash)
+    choose_excluded(manual)
+    resume(manual)
+    assert excluding(manual) == ("--exclude=n1",)
+    for shard in range(2):
+        fail(run, shard, "n2", died(shard))
+    for _ in range(2):  # a collector that is started again finds the same
+        choose_excluded(manual)
+        assert excluding(manual) == ("--exclude=n1,n2",)
+    resume(manual)
+    choose_excluded(manual)
+    assert excluding(manual) == ("--exclude=n1,n2",)
+    run.paths.failure.write_text("{}")
+    resume(manual)
+    assert excluding(manual) == ()
+
+
+def test_a_resume_of_a_run_that_submits_by_itself_begins_with_all_nodes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user came because something was wrong."""
+    monkeypatch.setattr(excluded_nodes, "_nodes_of", lambda _: frozenset({"n1", "n2"}))
+    for shard in range(2):
+        fail(run, shard, "n1", died(shard))
+    choose_excluded(run)
+    assert excluding(run)
+    resume(run)
+    assert excluding(run) == ()
