@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_an_entry_tells_its_commit_and_its_whole_files(folder: StageFolder) -> N
     (folder.root / "huggingface/datasets/x.lock").touch()
     (entry,) = folder.entries()
     assert (entry.name, entry.version, entry.files, entry.bytes) == (REPO, "c1", 2, 8)
+
+
+def test_a_file_that_goes_during_the_look_counts_for_nothing(
+    folder: StageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submissions look while another staging goes on and renames what it has fetched."""
+    repo = str(folder.root / REPO)
+    monkeypatch.setattr(os, "walk", lambda _path: [(repo, [], ["blobs/a", "blobs/renamed"])])
+    (entry,) = folder.entries()
+    assert (entry.files, entry.bytes) == (1, 5)
 
 
 def test_a_record_is_found_by_what_decides_on_the_data(folder: StageFolder) -> None:
