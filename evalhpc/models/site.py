@@ -97,7 +97,7 @@ class Gateway(Frozen):
 class RunSettings(Frozen):
     """What can differ from run to run; site defaults < suite < command line."""
 
-    shards: int = Field(default=4, ge=1)
+    shards: int = Field(default=4, ge=1, le=100_000)  # tasks of all arrays of a round
     limit: int | None = Field(default=None, ge=1)  # first N documents of each benchmark
     concurrency: int = Field(default=8, ge=1)  # requests in flight per shard, at most
     adaptive: bool = True  # find how many the server bears; else `concurrency` all along

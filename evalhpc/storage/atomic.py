@@ -34,6 +34,8 @@ _CAUSES = {
     errno.EIO: ("the storage or its network is failing", "dmesg | tail; df -h {folder}"),
     errno.ESTALE: ("the file server was restarted or the folder replaced", "ls -ld {folder}"),
 }
+#: Ends a line of JSON that was cut off (CANCEL, which JSON writes in another way).
+_VOID = b"\x18"
 _TRANSIENT = frozenset({errno.ESTALE, errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT})
 
 
@@ -138,7 +140,7 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 def append_jsonl(path: Path, record: Any) -> None:
     """Append one JSON line in a single durable write; raises StorageError.
 
-    What an interrupted append left is closed with a newline first, never joined to this record.
+    What an interrupted append left is made void first, never joined to this record.
     """
     line = encode_meta(record) + b"\n"
     with storage_errors(path):
@@ -146,7 +148,7 @@ def append_jsonl(path: Path, record: Any) -> None:
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
-                line = b"\n" + line
+                line = _VOID + b"\n" + line
             written = os.write(fd, line)
             if written < len(line):
                 os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR) - written)
@@ -157,7 +159,7 @@ def append_jsonl(path: Path, record: Any) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Every record; an absent file has none, and a torn last line is left out.
+    """Every record; an absent file has none, and torn lines are left out.
 
     Raises StorageError, and IntegrityError for any other line that is not JSON.
     """
@@ -170,6 +172,8 @@ def read_jsonl(path: Path) -> list[Any]:
         raise storage_error(path, error) from error
     records = []
     for number, line in enumerate(lines, 1):
+        if line.endswith(_VOID):
+            continue
         try:
             records.append(parse_json(line)) if line else None
         except ValueError as error:
@@ -177,7 +181,7 @@ def read_jsonl(path: Path) -> list[Any]:
                 break
             raise IntegrityError(
                 f"{path}, line {number}, is not JSON: {error}",
-                cause="a process was killed while it wrote this line",
+                cause="it was edited, or the file system lost a part of it",
                 hint=f"sed -n {number}p {path}  # then delete the line if it says nothing",
             ) from error
     return records

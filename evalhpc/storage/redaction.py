@@ -12,8 +12,10 @@ import logging
 import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from evalhpc.core.masking import Mask
 from evalhpc.errors import HarnessError, IntegrityError
@@ -22,13 +24,28 @@ from evalhpc.storage.scan import files_below, stream_has
 
 log = logging.getLogger(__name__)
 
-#: First bytes → how to unpack and pack what they begin.
-_PACKED: dict[bytes, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": (gzip.decompress, lambda data: gzip.compress(data, mtime=0)),
-    b"BZh": (bz2.decompress, bz2.compress),
-    b"\xfd7zXZ": (lzma.decompress, lzma.compress),
+Recode = Callable[[bytes], bytes]
+
+#: First bytes → what unpacks piece by piece; how to unpack and pack all of what they begin.
+_PACKED: dict[bytes, tuple[Callable[[], Any], Recode, Recode]] = {
+    b"\x1f\x8b": (
+        lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+        gzip.decompress,
+        lambda data: gzip.compress(data, mtime=0),
+    ),
+    b"BZh": (bz2.BZ2Decompressor, bz2.decompress, bz2.compress),
+    b"\xfd7zXZ": (lzma.LZMADecompressor, lzma.decompress, lzma.compress),
 }
 _ZIP = b"PK\x03\x04"
+#: Stored, deflated, bzip2, xz: where a zip's first entry says how it is packed.
+_ZIP_METHODS = frozenset({b"\x00\x00", b"\x08\x00", b"\x0c\x00", b"\x0e\x00"})
+#: What archives raise that are cut short, damaged or encrypted.
+_BROKEN = (EOFError, OSError, ValueError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError,
+           zlib.error)  # fmt: skip
+#: What is left of those: enough to be seen as an archive of that kind, cut short.
+_MAGIC = 6
+#: So much of an archive tells whether it is one.
+_HEAD = 1 << 12
 
 
 def redact(folder: Path, mask: Mask) -> tuple[str, ...]:
@@ -60,8 +77,8 @@ def _has(path: Path, mask: Mask, longest: int) -> bool:
         return stream_has(path, mask.found_in, longest)
     except IntegrityError as error:
         # Of a harness that was killed as it wrote; a pass that counts is refused for it later.
-        log.warning("no secret was looked for behind this: %s", error.what)
-        return False
+        log.warning("what cannot be looked through is taken out: %s", error.what)
+        return True
 
 
 def _rewrite(path: Path, mask: Mask) -> None:
@@ -79,19 +96,39 @@ def _rewrite(path: Path, mask: Mask) -> None:
 
 
 def redacted(data: bytes, mask: Mask) -> bytes:
-    """`data` with asterisks for each secret, archives (also in archives) included."""
-    if data.startswith(_ZIP):
-        data = _rezipped(data, mask)
-    for magic, (unpack, pack) in _PACKED.items():
-        if data.startswith(magic):
-            unpacked = unpack(data)
-            cleaned = redacted(unpacked, mask)
-            data = data if cleaned == unpacked else pack(cleaned)
+    """`data` with asterisks for each secret, archives (also in archives) included.
+
+    Of an archive that cannot be read to its end the first bytes are left: it stays a broken one.
+    """
+    try:
+        data = _repacked(data, mask)
+    except _BROKEN:
+        return data[:_MAGIC]
     parts, done = [], 0
     for start, end in mask.spans(data):
         parts += [data[done:start], b"*" * (end - start)]
         done = end
     return b"".join([*parts, data[done:]])
+
+
+def _repacked(data: bytes, mask: Mask) -> bytes:
+    if data.startswith(_ZIP) and data[8:10] in _ZIP_METHODS:
+        return _rezipped(data, mask)
+    for magic, (start, unpack, pack) in _PACKED.items():
+        if data.startswith(magic) and _begins(start, data):
+            unpacked = unpack(data)
+            cleaned = redacted(unpacked, mask)
+            return data if cleaned == unpacked else pack(cleaned)
+    return data
+
+
+def _begins(start: Callable[[], Any], data: bytes) -> bool:
+    """Whether it can be unpacked at all: a text may begin with the first bytes of an archive."""
+    try:
+        start().decompress(data[:_HEAD])
+    except (OSError, lzma.LZMAError, zlib.error):
+        return False
+    return True
 
 
 def _rezipped(data: bytes, mask: Mask) -> bytes:

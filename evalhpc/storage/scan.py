@@ -90,8 +90,20 @@ def _stream_has(stream: IO[bytes], has: Has, longest: int, depth: int) -> bool:
     for magic, unpack in _PACKED.items():
         if head.startswith(magic):
             with unpack(stream) as unpacked:
-                return _stream_has(unpacked, has, longest, depth - 1)
+                return _is_packed(unpacked) and _stream_has(unpacked, has, longest, depth - 1)
     return False
+
+
+def _is_packed(unpacked: IO[bytes]) -> bool:
+    """Whether something can be unpacked: a text may begin with the first bytes of an archive."""
+    try:
+        unpacked.read(1)
+    except (OSError, lzma.LZMAError, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        return False
+    unpacked.seek(0)
+    return True
 
 
 def _member_has(archive: zipfile.ZipFile, name: str, has: Has, longest: int, depth: int) -> bool:

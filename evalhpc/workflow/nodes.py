@@ -35,6 +35,10 @@ def planning(root: Path) -> int:
         return _failed(error)
     except Interrupted:
         return INTERRUPTED
+    except Exception as error:
+        what = f"the planning job failed: {error!r}"
+        note_failure(run, EvalhpcError(what, cause="a bug of evalhpc"))
+        raise
     print(f"planned {planned.requests} requests for round 1")
     return 0
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import io
+import lzma
+import os
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -12,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from evalhpc.core.masking import Mask
-from evalhpc.errors import HarnessError
+from evalhpc.errors import HarnessError, IntegrityError
 from evalhpc.storage.redaction import redact
+from evalhpc.storage.scan import files_with_stubs
 
 SECRET = "hf_0123456789ABCDEF"
 MASK = Mask([SECRET])
@@ -61,14 +65,6 @@ def test_files_of_every_kind_lose_it(tmp_path: Path) -> None:
     assert redact(tmp_path, MASK) == (), "nothing is left"
 
 
-def test_a_broken_archive_does_not_hide_why_a_harness_failed(tmp_path: Path) -> None:
-    """It is left as it is; a pass that counts is refused for it elsewhere."""
-    broken = zipped(b"x" * 99)[:40]
-    (tmp_path / "cut.zip").write_bytes(broken)
-    assert redact(tmp_path, MASK) == ()
-    assert (tmp_path / "cut.zip").read_bytes() == broken
-
-
 def test_a_file_of_somebody_elses_is_not_changed(tmp_path: Path) -> None:
     """A link out of the output folder to a file with a secret ends the pass."""
     outside, output = tmp_path / "outside", tmp_path / "output"
@@ -87,3 +83,32 @@ def test_a_secret_across_two_reads_is_found(tmp_path: Path) -> None:
         path = tmp_path / str(offset)
         path.write_bytes(b"x" * ((1 << 20) - offset) + SECRET.encode() + b"y")
     assert len(redact(tmp_path, MASK)) == 3
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("kind", ["zip", "gz", "bz2", "xz"])
+def test_nothing_is_left_of_an_archive_that_was_cut_short(
+    tmp_path: Path, kind: str, cut: float
+) -> None:
+    """What its readable part holds cannot be told apart; it stays a broken archive."""
+    content = bytes(range(256)) * 40 + SECRET.encode() * 20 + os.urandom(5000)
+    pack = {"zip": zipped, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
+    whole = pack(content)
+    path = tmp_path / f"log.{kind}"
+    path.write_bytes(whole[: int(len(whole) * cut)])
+    assert redact(tmp_path, MASK) == (path.name,)
+    assert path.read_bytes() == whole[:6]
+    with pytest.raises(IntegrityError, match="cut off"):
+        files_with_stubs(tmp_path)
+
+
+@pytest.mark.parametrize("magic", ["PK\3\4", "BZh", "\x1f\x8b", "\xfd7zXZ"])
+def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path: Path, magic: str) -> None:
+    """Only the secret goes."""
+    path = tmp_path / "log.txt"
+    path.write_bytes(f"{magic} cut {SECRET} and more".encode("latin-1"))
+    assert redact(tmp_path, MASK) == ("log.txt",)
+    stars = "*" * len(SECRET)
+    assert path.read_bytes() == f"{magic} cut {stars} and more".encode("latin-1")
+    if magic == "BZh":
+        assert files_with_stubs(tmp_path) == ()

@@ -74,12 +74,21 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert atomic.read_jsonl(path) == [{"job": 1}]
 
 
-def test_a_broken_line_before_the_end_is_an_error(tmp_path: Path) -> None:
-    """An append after a torn line keeps its own record whole; the reader names the torn one."""
+def test_a_torn_line_costs_no_other_record(tmp_path: Path) -> None:
+    """What a killed writer left is void; also where two who come after it find it at once."""
     path = tmp_path / "jobs.jsonl"
     path.write_bytes(b'{"job": 1}\n{"jo')
     atomic.append_jsonl(path, {"job": 2})
     assert path.read_bytes().endswith(b'\n{"job":2}\n')
+    with path.open("ab") as file:
+        file.write(b'\x18\n{"job":3}\n')
+    assert atomic.read_jsonl(path) == [{"job": 1}, {"job": 2}, {"job": 3}]
+
+
+def test_a_broken_line_before_the_end_is_an_error(tmp_path: Path) -> None:
+    """Nobody's death explains it, and the line is named."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b'{"job": 1}\n{"jo\n{"job": 2}\n')
     with pytest.raises(IntegrityError, match="line 2"):
         atomic.read_jsonl(path)
 
