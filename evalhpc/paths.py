@@ -130,8 +130,10 @@ class RunPaths:
     def round_stopped(self, round_: int, resumes: int) -> Path:
         return self.round_leases(round_) / f"stopped-{resumes}.json"
 
-    def resume_claim(self, number: int) -> Path:
-        return self.leases / f"resume-{number}.claim"
+    @property
+    def resume_claim(self) -> Path:
+        # One name for all times: what a resume records first must not lead to another.
+        return self.leases / "resume.claim"
 
     def journal(self, round_: int, shard: int, attempt: int) -> Path:
         # Zero-padded, so that the order of names is the order of rounds.

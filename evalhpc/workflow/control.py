@@ -14,7 +14,7 @@ from evalhpc.storage.atomic import write_text
 from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect import note_failure
 from evalhpc.workflow.excluded_nodes import carried_over
-from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs, resumes
+from evalhpc.workflow.jobs import Job, driver_alive, record_job, recorded_jobs
 from evalhpc.workflow.launch import launch, launch_collect, launch_round, slurm_here, unrecorded
 from evalhpc.workflow.local import GRACE, start_driver
 from evalhpc.workflow.merging import merge
@@ -111,10 +111,7 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
             hint=f"evalhpc results {run.paths.root}",
         )
     busy = "another `evalhpc resume` of this run is at work"
-    with (
-        exclusive(run.paths.control_lock, busy),
-        claimed(run.paths.resume_claim(resumes(run.paths) + 1), busy),
-    ):
+    with exclusive(run.paths.control_lock, busy), claimed(run.paths.resume_claim, busy):
         return _resume(run, max_gpu_hours)
 
 

@@ -1,15 +1,18 @@
-"""Watching a run goes on while Slurm is silent."""
+"""Watching a run goes on while Slurm is silent; one resume at a time goes on with it."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from evalhpc.errors import ClusterError
+from evalhpc.errors import ClusterError, StorageError
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.workflow import control
-from evalhpc.workflow.jobs import record_job
+from evalhpc.workflow.excluded_nodes import ExcludedNodes, excluding
+from evalhpc.workflow.jobs import Job, record_job, resumes
+from evalhpc.workflow.run import Run
 from tests.unit.workflow.test_desk import planned
 
 
@@ -36,3 +39,57 @@ def test_a_controller_that_is_away_ends_no_watch(
     seen = list(islice(control.watch(run), 4))
     assert {status.state for status in seen} == {"answering"}
     assert slurm.asked == 1
+
+
+@pytest.fixture
+def lockless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that stands still, on a file system whose locks other nodes do not see."""
+    monkeypatch.setattr(control, "scheduler_of", lambda _: None)
+    monkeypatch.setattr(control, "refuse_moved", lambda _: None)
+    monkeypatch.setattr(control, "exclusive", lambda *_: nullcontext())
+    run = planned(tmp_path, ["model"] * 2, shards=2)
+    run.paths.leases.mkdir()
+    return run
+
+
+def test_a_second_resume_is_refused_at_every_step_of_the_first(
+    lockless: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first one has recorded by then makes it no other resume; afterwards one may."""
+    submitted: list[int] = []
+
+    def another(*_: object) -> None:
+        with pytest.raises(StorageError, match="another `evalhpc resume`"):
+            control.resume(lockless)
+
+    def submit(_: Run, round_: int) -> list[Job]:
+        another()
+        submitted.append(round_)
+        return []
+
+    monkeypatch.setattr(control, "merge", another)
+    monkeypatch.setattr(control, "launch_round", submit)
+    control.resume(lockless)
+    control.resume(lockless)
+    assert submitted == [1, 1]
+    assert resumes(lockless.paths) == 2
+
+
+def test_a_resume_keeps_the_nodes_out_where_users_start_each_round(
+    lockless: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round that it submits does without what the collector chose."""
+    site = lockless.spec.site.model_copy(update={"resubmit": False})
+    run = Run(lockless.paths, lockless.spec.model_copy(update={"site": site}), lockless.hash)
+    chosen = ExcludedNodes(nodes={"n1": ("x", "y")})
+    run.paths.excluded_nodes.write_text(chosen.model_dump_json())
+    options: list[tuple[str, ...]] = []
+
+    def submit(run: Run, _: int) -> list[Job]:
+        options.append(excluding(run))
+        return []
+
+    monkeypatch.setattr(control, "merge", lambda _: None)
+    monkeypatch.setattr(control, "launch_round", submit)
+    control.resume(run)
+    assert options == [("--exclude=n1",)]
