@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from evalhpc.core.extra_options import extra_options
 from evalhpc.core.rendering import batch_job, batch_kinds
 from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import BudgetError
@@ -14,7 +15,7 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.site import JobSize
 
 #: Options that a site may add to every job and that replace what the arithmetic rests on.
-_REPLACING = re.compile(r"--(time|nodes|array|gres|gpus|gpus-per-\w+|tres-per-\w+|ntasks[a-z-]*)")
+_REPLACING = re.compile(r"time|nodes|array|gres|gpus|gpus-per-\w+|tres-per-\w+|ntasks[a-z-]*")
 _HOUR = 3600
 
 
@@ -94,14 +95,11 @@ def unbounded(spec: RunSpec) -> str:
     """Why nobody can say what a job of this run costs at most; "" where the arithmetic holds."""
     if spec.site.scheduler == "local":
         return "a local run has no walltime"
-    replacing = [option for option in spec.site.slurm.extra if _replaces(option)]
+    options = extra_options(spec.site.slurm).items()
+    replacing = [f"--{name}={value}" for name, value in options if _REPLACING.fullmatch(name)]
     if replacing:
         return f"slurm.extra has {' '.join(replacing)}, which counts instead of `resources`"
     return ""
-
-
-def _replaces(option: str) -> bool:
-    return _REPLACING.fullmatch(option.partition("=")[0]) is not None
 
 
 def total(seconds: Iterable[int | None]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from evalhpc.core.extra_options import keeps_others_out
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.site import Site
 
@@ -12,14 +13,14 @@ _ON_ALL_ADDRESSES = frozenset({"nim"})
 
 
 def has_nodes_alone(site: Site) -> bool:
-    """Whether the site's jobs share their nodes with nobody, as far as its file says."""
-    return "--exclusive" in site.slurm.extra
+    """Whether the site's jobs share their nodes with no other user, as far as its file says."""
+    return keeps_others_out(site.slurm)
 
 
 def exposure_warnings(spec: RunSpec) -> Iterator[str]:
     """A sentence for each endpoint whose server anybody on its node (or beyond) can ask.
 
-    Jobs that have their nodes to themselves share them with nobody.
+    Jobs that have their nodes to themselves share them with no other user.
     """
     alone = has_nodes_alone(spec.site)
     for name, served in spec.served().items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.estimate import JobCost, duration, price, refuse_above, total, unbounded
 from evalhpc.core.expectation import Expected, default, expect, profile
+from evalhpc.core.extra_options import takes_whole_nodes
 from evalhpc.core.rendering import render_run
 from evalhpc.errors import ClusterError
 from evalhpc.models.base import Frozen
@@ -150,8 +151,8 @@ def _starts(run: Run, slurm: Slurm, folder: Path) -> list[Start]:
 
 def _notes(run: Run, jobs: Sequence[JobCost], unread: Sequence[str]) -> list[str]:
     notes = []
-    exclusive = any(option.startswith("--exclusive") for option in run.spec.site.slurm.extra)
-    if exclusive and run.spec.site.slurm.gpu_request != "none":
+    slurm = run.spec.site.slurm
+    if takes_whole_nodes(slurm) and slurm.gpu_request != "none":
         notes.append("jobs are exclusive: the site may charge for all GPUs and CPUs of each node")
     held = [job.kind for job in jobs if job.gpus_per_node and job.kind in ("planning", "collect")]
     if held:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evalhpc.core.estimate import Ask, duration
+from evalhpc.core.extra_options import extra_options
 from evalhpc.core.rendering import batch_job
 from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import ClusterError, EvalhpcError
-from evalhpc.models.site import Slurm as SlurmSettings
 from evalhpc.slurm.arrays import format_tasks, parse_tasks
 from evalhpc.slurm.chain import Step
 from evalhpc.slurm.gate import Slurm
@@ -170,16 +170,11 @@ def _place(run: Run, kind: str) -> tuple[str | None, str, str | None]:
     """(account, partition, QOS) of a job; "" is the cluster's default partition."""
     slurm = run.spec.site.slurm
     partition = batch_job(run.spec, str(run.paths.root), kind).partition
-    partition = _extra(slurm, "partition") or partition or ""
+    own = extra_options(slurm)
+    partition = own.get("partition") or partition or ""
     # Of several partitions the job may start in any: the first one speaks for all.
     first = partition.partition(",")[0]
-    return _extra(slurm, "account") or slurm.account, first, _extra(slurm, "qos") or slurm.qos
-
-
-def _extra(slurm: SlurmSettings, option: str) -> str | None:
-    """What the site's further options say; they stand last in the script, so they count."""
-    given = [text.partition("=")[2] for text in slurm.extra if text.startswith(f"--{option}=")]
-    return given[-1] if given else None
+    return own.get("account") or slurm.account, first, own.get("qos") or slurm.qos
 
 
 def _refuse_static(run: Run, reason: str, room: int, wanted: int) -> None:

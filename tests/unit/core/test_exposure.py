@@ -16,6 +16,8 @@ MODEL = {"model_id": "m", "format": "hf", "path": "/m", "url": None}
         ("sglang", [], "other users of its node"),
         ("hf-ray", ["--time-min=1"], "other users of its node"),
         ("sglang", ["--exclusive"], None),
+        ("sglang", ["--exclusive=user"], None),
+        ("sglang", ["--exclusive=mcs"], "other users of its node"),
         ("nim", ["--exclusive"], "all addresses"),
         ("vllm", [], None),
         ("llamacpp", [], None),

@@ -13,7 +13,7 @@ from evalhpc.models.site import JobSize, RunSettings
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.jobs import JobRecord, TestOnly
 from evalhpc.workflow.budget import budget_of, measured, refuse_above_budget
-from evalhpc.workflow.estimate import start
+from evalhpc.workflow.estimate import estimate, start
 from evalhpc.workflow.jobs import record_job, recorded_jobs
 from evalhpc.workflow.run import Run
 from tests.factories import make_spec
@@ -159,3 +159,11 @@ def test_the_queues_estimate_in_words(ahead: int | None, text: str) -> None:
     found = start("shard", TestOnly(start=None if ahead is None else now + ahead), now)
     assert text in found.text
     assert (found.at is None) == (ahead is None or ahead > 1e8)
+
+
+@pytest.mark.parametrize(("option", "said"), [("--exclusive", True), ("--exclusive=user", False)])
+def test_jobs_that_take_whole_nodes_may_cost_more(tmp_path: Path, option: str, said: bool) -> None:
+    """What a job shares with others of its user takes no more than it asks for."""
+    run = run_with(tmp_path / "run", None, slurm={"extra": [option]})
+    notes = estimate(run, {"EVALHPC_RUN_ROOT": str(tmp_path)}).notes
+    assert any("jobs are exclusive" in note for note in notes) is said
