@@ -13,6 +13,7 @@
       plan/slices.json, slices/<benchmark>/   <slice>.json <slice>-<attempt>/ check/: who runs
                       the harness on which documents (--shard-by samples)
       leases/<round>/ <unit>.lease <unit>.done  workers/<worker>.json  stopped-<resumes>.json
+      leases/collector/   the same for the run's collectors, of which one is at work
       excluded_nodes.json   nodes that the next round does without
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
       endpoints/ logs/
@@ -134,6 +135,10 @@ class RunPaths:
     def resume_claim(self) -> Path:
         # One name for all times: what a resume records first must not lead to another.
         return self.leases / "resume.claim"
+
+    @property
+    def collector_leases(self) -> Path:
+        return self.leases / "collector"
 
     def journal(self, round_: int, shard: int, attempt: int) -> Path:
         # Zero-padded, so that the order of names is the order of rounds.

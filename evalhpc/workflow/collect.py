@@ -22,6 +22,7 @@ from evalhpc.errors import (
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.storage.store import Store
+from evalhpc.workflow.collector_claim import StillSole, claimed_collector
 from evalhpc.workflow.early_stop import fault_of_round, restarts_here
 from evalhpc.workflow.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.failures import failed_requests, refuse_above_limit, worth_another
@@ -119,9 +120,10 @@ def collect(run: Run, round_: int) -> Collected:
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[None]:
+def alone(run: Run) -> Iterator[StillSole]:
     """Within the block, from the look at the rounds to the next one's submission, no other
-    collector decides; StorageError where one is at work.
+    collector decides; StorageError where one is at work. To be called before what cannot be
+    undone: it tells whether another has taken this one for dead.
 
     A collector that Slurm started again waits for the file server to take the lock from its first
     life, on a node that may have died with it.
@@ -129,7 +131,11 @@ def alone(run: Run) -> Iterator[None]:
     wait = LOCK_LEASE if restarts_here() else 0.0
     busy = "another collector of this run is at work"
     with exclusive(run.paths.collect_lock, busy, wait=wait):
-        yield
+        if run.spec.site.scheduler == "local":
+            yield lambda: None  # all on one machine, where locks do hold
+            return
+        with claimed_collector(run, busy) as still_sole:
+            yield still_sole
 
 
 def _collect_noting(run: Run, round_: int) -> Collected:

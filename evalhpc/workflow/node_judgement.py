@@ -32,11 +32,11 @@ def judge(site: Site, kind: str, seen: Seen, version: str) -> Iterator[Check]:
     )  # fmt: skip
     # Its facts came through a file there.
     yield Check(name="run_root", ok=True, found=f"{site.run_root} is the same here and there")
-    # Leases are files made once, so a run does without; whatever waits for a lock does not.
+    # Leases are files made once, so a run does without.
     yield Check(
         name="locks", ok=True,
-        found="seen from node to node" if facts.lock_seen else "not seen: two collectors of a run "
-        "are told apart by their claims alone (mount with flock)",
+        found="seen from node to node" if facts.lock_seen else "not seen: runs do without, but two "
+        "`evalhpc stage` on two nodes are not told apart (mount with flock)",
     )  # fmt: skip
     yield from _files(facts)
     yield from _sizes(site, kind, facts)

@@ -75,10 +75,11 @@ def collecting(root: Path, round_: int) -> int:
     run = open_run(root)
     try:
         _refuse_restarts(run)
-        with alone(run):
+        with alone(run) as still_sole:
             collected = collect(run, round_)
             if collected.state == "more":
                 print(f"round {collected.round} has {collected.requests} requests")
+                still_sole()
                 _go_on(run, collected.round)
     except EvalhpcError as error:
         return _failed(error)

@@ -66,7 +66,7 @@ def test_clocks_and_locks_inform_and_decide_nothing() -> None:
     checks = judged(time=4000.0, lock_seen=False)
     assert all(check.ok for check in checks.values())
     assert "3900 s ahead" in checks["clock"].found
-    assert "not seen" in checks["locks"].found
+    assert "not seen: runs do without, but two `evalhpc stage`" in checks["locks"].found
     assert clock(-60) == "about 60 s behind this machine's"
 
 
