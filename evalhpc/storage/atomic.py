@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -37,6 +38,10 @@ _CAUSES = {
 #: Ends a line of JSON that was cut off (CANCEL, which JSON writes in another way).
 _VOID = b"\x18"
 _TRANSIENT = frozenset({errno.ESTALE, errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT})
+
+
+#: What `temporary_name` makes.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -74,6 +79,14 @@ def open_file(path: Path) -> BinaryIO:
 def temporary_name(path: Path) -> Path:
     """A fresh hidden name beside `path`, so that a rename stays within the file system."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left below `folder`; nobody must write there now."""
+    for place, _folders, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from evalhpc.harness.readers import read_output
 from evalhpc.models.certificate import Certificate, Counts
 from evalhpc.storage.atomic import (
     file_hash,
+    remove_temporaries,
     storage_errors,
     sync_folder,
     temporary_name,
@@ -77,6 +78,8 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     report = report_markdown(document, read_provenance(run), certificate)
     write_failures(run, failed)
     write_text(run.paths.report, report)
+    for folder in (run.paths.plan, run.paths.leases, run.paths.endpoints):
+        remove_temporaries(folder)  # of jobs that were killed
     write_text(run.paths.certificate, certificate.model_dump_json(indent=1) + "\n")
     run.paths.failure.unlink(missing_ok=True)
     log.info("complete: %d answers, results in %s", counts.answered, run.paths.results)

@@ -13,8 +13,11 @@ from evalhpc.errors import EvalhpcError
 from evalhpc.workflow.pulse import Pulse
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shared import Published, last_call, publish, published
-from evalhpc.workflow.signals import Interrupted
+from evalhpc.workflow.signals import Interrupted, Received
 from evalhpc.workflow.tokens import token_name
+
+#: What ends a deployment job that was asked to end.
+_ASKED_TO_END = (Interrupted, Received)
 
 
 class Herald:
@@ -44,7 +47,7 @@ class Herald:
         self._pulse.stop()
         if not self.superseded:
             why = self._said.ended or _why(error)
-            interrupted = isinstance(error, Interrupted)
+            interrupted = isinstance(error, _ASKED_TO_END)
             end = {"ended": why, "interrupted": interrupted}
             publish(self._run, self._said.model_copy(update=end))
 
@@ -102,7 +105,7 @@ def is_over(run: Run) -> bool:
 def _why(error: BaseException | None) -> str:
     if error is None:
         return "the run is over"
-    if isinstance(error, Interrupted):
+    if isinstance(error, _ASKED_TO_END):
         return f"it was asked to end ({error}): cancelled, preempted, or near its walltime"
     return error.what if isinstance(error, EvalhpcError) else f"a bug of evalhpc: {error!r}"
 

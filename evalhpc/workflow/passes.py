@@ -14,7 +14,7 @@ from evalhpc.core.planning import unused_answers, unused_repeats
 from evalhpc.errors import StorageError
 from evalhpc.gateway.app import Forward
 from evalhpc.models.suite import Benchmark
-from evalhpc.storage.atomic import write_text
+from evalhpc.storage.atomic import remove_temporaries, write_text
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
@@ -177,6 +177,7 @@ def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
         while (target := folder.with_name(f"{benchmark}.interrupted-{aside}")).exists():
             aside += 1
         folder.rename(target)
+        remove_temporaries(target)
     try:
         run.paths.pass_output(number, benchmark).mkdir(parents=True)
     except OSError as error:

@@ -25,7 +25,7 @@ class Interrupted(Exception):
     """The job was asked to end and has put everything in order."""
 
 
-class _Received(BaseException):
+class Received(BaseException):
     """A signal within the block; logging, and others, would swallow an Exception."""
 
 
@@ -34,12 +34,12 @@ def interruptible() -> Iterator[None]:
     """A signal ends the block at once with Interrupted, so that what was started is ended."""
 
     def receive(number: int, _frame: FrameType | None) -> None:
-        raise _Received(signal.Signals(number).name)
+        raise Received(signal.Signals(number).name)
 
     previous = {number: signal.signal(number, receive) for number in ENDINGS}
     try:
         yield
-    except _Received as received:
+    except Received as received:
         raise Interrupted(str(received)) from None
     finally:
         for number, handler in previous.items():

@@ -228,9 +228,10 @@ def test_a_node_without_internet_loads_what_the_login_node_staged(cluster: DevCl
     The hub listens on the login node's loopback, which no other node reaches.
     """
     home = cluster.home
+    tasks = home / "staged-tasks"
     write_hub(home / "hub")
-    (home / "tasks").mkdir()
-    (home / "tasks" / "tiny_sums.yaml").write_text(TASK)
+    tasks.mkdir()
+    (tasks / "tiny_sums.yaml").write_text(TASK)
     python = without_catalogue(home / "lm-eval")
     sites = home / ".config" / "evalhpc" / "sites"
     sites.mkdir(parents=True, exist_ok=True)
@@ -238,9 +239,9 @@ def test_a_node_without_internet_loads_what_the_login_node_staged(cluster: DevCl
         f"extends: devcluster\nname: away\nhostnames: []\nstage_dir: {home}/stage\n"
         f"offline: true\nrun_root: {home}/away\npythons: {{lm-eval: {python}}}\n"
     )
-    for path in (home / "hub", home / "tasks", home / "lm-eval", home / ".config"):
+    for path in (home / "hub", tasks, home / "lm-eval", home / ".config"):
         subprocess.run(["chown", "-R", "20001:20001", str(path)], check=True)
-    wish = f"--site away --tasks lm-eval/tiny_sums --set params.include_path={home}/tasks"
+    wish = f"--site away --tasks lm-eval/tiny_sums --set params.include_path={tasks}"
     script = f"""
     cd ~
     {sys.executable} {HUB} hub 127.0.0.1 0 & hub=$!

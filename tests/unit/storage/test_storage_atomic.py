@@ -134,3 +134,15 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert mine.read_text() == "precious"
     assert link.read_text() == "new"
     assert not link.is_symlink()
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    """Also in folders within; hidden files of other kinds stay."""
+    (tmp_path / "in").mkdir()
+    for folder in (tmp_path, tmp_path / "in"):
+        atomic.temporary_name(folder / "units.json").touch()
+    kept = [".00001.ab.owner", "units.json", "notes.tmp", ".x.tmp"]
+    for name in kept:
+        (tmp_path / "in" / name).touch()
+    atomic.remove_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["in", *kept])

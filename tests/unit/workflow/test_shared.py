@@ -17,7 +17,7 @@ from evalhpc.workflow import pulse, shared
 from evalhpc.workflow.herald import Herald
 from evalhpc.workflow.run import Run
 from evalhpc.workflow.shared import SharedReplica, call_answered, published
-from evalhpc.workflow.signals import Interrupted
+from evalhpc.workflow.signals import Interrupted, Received
 from evalhpc.workflow.tokens import drop_token, make_token, read_token
 from tests.factories import make_spec
 
@@ -135,11 +135,12 @@ def test_a_record_that_stands_still_is_no_job(run: Run) -> None:
     [
         (EndpointError("the model server ended (signal 9)"), "signal 9", False),
         (Interrupted("SIGUSR1"), "near its walltime", True),
+        (Received("SIGTERM"), "cancelled, preempted", True),
         (KeyError("x"), "a bug of evalhpc", False),
     ],
 )
 def test_the_reason_of_a_job_that_ended_reaches_its_shards(
-    error: Exception, said: str, transient: bool, run: Run
+    error: BaseException, said: str, transient: bool, run: Run
 ) -> None:
     """Those that ask it, and those that come later; each ends at once, and knows whether Slurm
     may start the job again."""
