@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from evalhpc.core.common_fault import bad_nodes
+from evalhpc.core.extra_options import extra_options
 from evalhpc.core.rendering import batch_job
 from evalhpc.errors import ClusterError, EndpointError
 from evalhpc.models.base import Frozen
@@ -26,10 +27,10 @@ from evalhpc.workflow.shard_failures import unended
 
 log = logging.getLogger(__name__)
 
-_OPTION = "--exclude="
 #: What leaves a job fewer nodes than its partition has.
-_NARROWING = frozenset({"--nodelist", "--nodefile", "--constraint", "--reservation", "--gres",
-                        "--gpus-per-node"})  # fmt: skip
+_NARROWING = frozenset(
+    {"nodelist", "nodefile", "constraint", "reservation", "gres", "gpus-per-node"}
+)
 
 
 class ExcludedNodes(Frozen):
@@ -153,9 +154,8 @@ def _write(run: Run, chosen: ExcludedNodes) -> None:
 
 def _option(run: Run, nodes: Iterable[str]) -> str:
     """sbatch's, which replaces the one that the site may have: it names those nodes, too."""
-    extra = run.spec.site.slurm.extra
-    own = [option.removeprefix(_OPTION) for option in extra if option.startswith(_OPTION)]
-    return _OPTION + ",".join([*own, *sorted(nodes)])
+    own = extra_options(run.spec.site.slurm).get("exclude")
+    return "--exclude=" + ",".join([*filter(None, [own]), *sorted(nodes)])
 
 
 def _leaves_enough(run: Run, bad: Iterable[str]) -> bool:
@@ -166,7 +166,7 @@ def _leaves_enough(run: Run, bad: Iterable[str]) -> bool:
     """
     site = run.spec.site
     if not site.resubmit:
-        given = {option.partition("=")[0] for option in site.slurm.extra}
+        given = extra_options(site.slurm).keys()
         return not (site.slurm.constraint or site.slurm.reservation or given & _NARROWING)
     script, option = run.paths.script("shard"), _option(run, bad)
     try:
