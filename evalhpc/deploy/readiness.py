@@ -6,6 +6,7 @@ Health routes say yes before the weights are loaded and after the model has died
 from __future__ import annotations
 
 import difflib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,26 +79,26 @@ def wait_ready(
         if code is not None:
             raise server_ended(base_url, code, log, token, when="before it answered")
         left = max(1.0, begin + deadline - time.monotonic())
-        _complete(target, min(left, _LONGEST_REQUEST))
+        with client_for(base_url, token) as client:
+            target = _Target(client, base_url.rstrip("/"), model_id, kind, token_variable)
+            _complete(target, min(left, _LONGEST_REQUEST))
 
-    with client_for(base_url, token) as client:
-        target = _Target(client, base_url.rstrip("/"), model_id, kind, token_variable)
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_NotReady),
-            wait=tenacity.wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE),
-            stop=tenacity.stop_after_delay(deadline),
-            reraise=True,
-        )
-        try:
-            retrying(attempt)
-        except _NotReady as error:
-            raise EndpointError(
-                f"{base_url} completed nothing within {deadline:g} s: {error}" + _tail(log, token),
-                cause="the model is still loading, or the server hangs",
-                hint="raise run.ready_timeout, or read the server's log"
-                + (f": less {log}" if log else ""),
-                transient=True,
-            ) from error
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(_NotReady),
+        wait=tenacity.wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE),
+        stop=tenacity.stop_after_delay(deadline),
+        reraise=True,
+    )
+    try:
+        retrying(attempt)
+    except _NotReady as error:
+        raise EndpointError(
+            f"{base_url} completed nothing within {deadline:g} s: {error}" + _tail(log, token),
+            cause="the model is still loading, or the server hangs",
+            hint="raise run.ready_timeout, or read the server's log"
+            + (f": less {log}" if log else ""),
+            transient=True,
+        ) from error
     return time.monotonic() - begin
 
 
@@ -157,7 +158,7 @@ def client_for(url: str, token: str | None) -> httpx.Client:
     except httpx.InvalidURL as error:
         raise EndpointError(f"{url!r} is not a URL: {error}", hint="http://HOST:PORT/v1") from error
     # A site's http_proxy often lacks a no_proxy for loopback: never ask a proxy for this machine.
-    return httpx.Client(
+    return _Client(
         trust_env=not is_loopback(host),
         follow_redirects=True,
         event_hooks={"response": [_bound]},
@@ -168,18 +169,47 @@ def client_for(url: str, token: str | None) -> httpx.Client:
     )
 
 
+class _Client(httpx.Client):
+    """Bounds the time of a whole exchange; httpx waits as long as anything comes, if but a byte.
+
+    One that was late is closed for good.
+    """
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """As httpx's; raises ReadTimeout where head and body take longer than may pass without."""
+        asked = request.extensions.get("timeout", {}).get("read")
+        limit = min(asked or _LONGEST_REQUEST, _LONGEST_REQUEST)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.close()
+
+        timer = threading.Timer(limit, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().send(request, **options)
+        except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+            if not late.is_set():
+                raise
+            what = f"no whole reply within {limit:g} s"
+            raise httpx.ReadTimeout(what, request=request) from error
+        finally:
+            timer.cancel()
+
+
 class _Bounded(httpx.SyncByteStream):
-    """The body of a reply, within _MOST_BYTES and the time of one attempt."""
+    """The body of a reply, within _MOST_BYTES."""
 
     def __init__(self, stream: httpx.SyncByteStream) -> None:
         self._stream = stream
-        self._deadline = time.monotonic() + _LONGEST_REQUEST
 
     def __iter__(self) -> Iterator[bytes]:
         read = 0
         for piece in self._stream:
             read += len(piece)
-            if read > _MOST_BYTES or time.monotonic() > self._deadline:
+            if read > _MOST_BYTES:
                 raise httpx.ReadError(f"a reply without end: {read} bytes so far")
             yield piece
 

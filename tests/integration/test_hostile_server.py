@@ -167,6 +167,33 @@ def test_a_hostile_server_is_never_ready(name: str, reason: str) -> None:
     assert grown < 2 * _MOST_MEMORY
 
 
+def _every(piece: bytes) -> Trick:
+    async def trick(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not reader.at_eof():
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    return trick
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [_drips, _every(b"HTTP/1.1 100 Continue\r\n\r\n"), _every(b"x")],
+    ids=["body", "interim replies", "head"],
+)
+def test_a_reply_that_never_ends_does_not_hold_up_the_question_for_ever(trick: Trick) -> None:
+    """However little comes at a time, and nothing but interim replies: the whole has its time."""
+
+    async def main() -> None:
+        async with scripted(trick) as port:
+            url = f"http://127.0.0.1:{port}/v1"
+            await asyncio.to_thread(probe_endpoint, url, "m", None, timeout=0.5)
+
+    with pytest.raises(EndpointError, match=r"no whole reply within 0\.5 s"):
+        run_uvloop(main())
+
+
 class _Two:
     """One unit of two requests: the first meets the trick, the second an honest server."""
 
