@@ -104,27 +104,29 @@ def _one_line(site: Site) -> Iterator[EvalhpcError]:
 
 
 def _times(site: Site) -> Iterator[EvalhpcError]:
-    """A shortest time that no job can have, or in which none could do anything."""
+    """A shortest time that no job can have, and times in which none could do anything."""
+    if site.scheduler != "slurm":
+        return
     for name in ("planning", "shard", "collect"):
         job: JobSize = getattr(site.resources, name)
+        key = f"resources.{name}"
         least = None if job.time_min is None else walltime_seconds(job.time_min)
         most = walltime_seconds(job.walltime)
-        key = f"resources.{name}.time_min"
-        if least is None or site.scheduler != "slurm":
-            continue
-        if most is not None and least > most:
+        if least is not None and most is not None and least > most:
             yield ConfigError(
-                f"{key}: {job.time_min} is longer than the walltime, {job.walltime}",
+                f"{key}.time_min: {job.time_min} is longer than the walltime, {job.walltime}",
                 cause="it is the least that Slurm may give, the walltime the most",
-                hint=f"lower {key}, or raise resources.{name}.walltime",
+                hint=f"lower {key}.time_min, or raise {key}.walltime",
             )
-        elif least <= site.slurm.signal_seconds:
-            yield ConfigError(
-                f"{key}: {job.time_min} is no longer than slurm.signal_seconds, "
-                f"{site.slurm.signal_seconds} s",
-                cause="such a job would be told to end as it begins",
-                hint=f"raise {key}: it has to hold the loading of the model, too",
-            )
+            continue
+        for field, seconds in (("time_min", least), ("walltime", most)):
+            if seconds is not None and 0 < seconds <= site.slurm.signal_seconds:
+                yield ConfigError(
+                    f"{key}.{field}: {getattr(job, field)} is no longer than "
+                    f"slurm.signal_seconds, {site.slurm.signal_seconds} s",
+                    cause="such a job would be told to end as it begins",
+                    hint=f"raise {key}.{field}: it has to hold the loading of the model, too",
+                )
 
 
 def _variables(site: Site, environ: Mapping[str, str]) -> Iterator[EvalhpcError]:

@@ -30,12 +30,15 @@ class RunRow(Frozen):
 
 
 def run_roots(env: Mapping[str, str]) -> list[Path]:
-    """Where runs are: $EVALHPC_RUN_ROOT, or the `run_root` of every site that validates."""
+    """Where runs are: $EVALHPC_RUN_ROOT, or the `run_root` of every site that validates.
+
+    One with a variable that is not set here is another cluster's.
+    """
     if env.get(ROOT_VARIABLE):
         return [expanded(env[ROOT_VARIABLE])]
     usable = [entry.name for entry in list_sites(env) if not entry.error]
     roots = [expanded(load_site(name, env).site.run_root) for name in usable]
-    return list(dict.fromkeys(roots))
+    return list(dict.fromkeys(root for root in roots if "$" not in str(root)))
 
 
 def expanded(path: str) -> Path:

@@ -169,6 +169,7 @@ def test_pass_through_copies_values_by_name() -> None:
             r"resources\.shard\.time_min: 1:00:01 is longer than the walltime",
         ),
         ({"resources": {"collect": {"time_min": "2:00"}}}, ConfigError, "no longer than slurm.sig"),
+        ({"resources": {"shard": {"walltime": "2"}}}, ConfigError, "walltime: 2 is no longer"),
         ({"slurm": {"comment": "a\n#SBATCH --x"}}, ConfigError, "slurm.comment: "),
         ({"container": {"runtime": "pyxis"}}, ConfigError, "no image for 'lm-eval'"),
         ({"environment": {"pass_through": ["ABSENT"]}}, ConfigError, "not set in this shell: AB"),
