@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -90,17 +91,22 @@ class Desk:
     ) -> None:
         self._pulse.stop()
         assert self._journal is not None
+        with ExitStack() as last:  # each is done whatever becomes of the one before
+            last.callback(self._end)
+            last.callback(self._note_why, error)
+            self._journal.close()
+
+    def _note_why(self, error: BaseException | None) -> None:
         if isinstance(error, EvalhpcError):
             self._note_fatal(error)
         elif isinstance(error, Exception) and not isinstance(error, Interrupted):
             self._note_fatal(EvalhpcError(f"the shard failed: {error!r}", cause="a bug of evalhpc"))
         self._note_failures(self.counts.failures)
-        try:
-            self._journal.close()
-        finally:
-            self.state = "ended"
-            with self._lock:
-                self._book.end(self._stats())
+
+    def _end(self) -> None:
+        self.state = "ended"
+        with self._lock:
+            self._book.end(self._stats())
 
     @property
     def state(self) -> str:

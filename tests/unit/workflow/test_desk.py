@@ -9,7 +9,7 @@ import pytest
 
 from evalhpc.core.identity import Answer, Request, make_key
 from evalhpc.core.planning import Unit
-from evalhpc.errors import StorageError
+from evalhpc.errors import EndpointError, StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter, read_journal
 from evalhpc.storage.round_view import done_units, worker_stats
@@ -143,3 +143,23 @@ def test_a_desk_says_how_long_each_state_took(tmp_path: Path) -> None:
     said = worker_stats(desk.run.paths.round_leases(1))["00000"]
     assert set(said["seconds"]) == {"starting", "working", "waiting", "ended"}
     assert all(spent >= 0 for spent in said["seconds"].values())
+
+
+def test_answers_are_kept_and_leases_given_back_where_nothing_can_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes no further file: the journal's last answers go first, the leases last."""
+    run = planned(tmp_path, ["model"])
+
+    def full(_path: Path, _record: object) -> None:
+        raise StorageError("No space left on device")
+
+    async def work(desk: Desk) -> None:
+        await answered(desk)
+        monkeypatch.setattr("evalhpc.workflow.desk.append_jsonl", full)
+        raise EndpointError("the server is gone")
+
+    with pytest.raises(StorageError, match="No space"), Desk(run, 1, 0) as desk:
+        asyncio.run(work(desk))
+    assert len(list(read_journal(run.paths.journal(1, 0, 0), run.hash))) == 1
+    assert worker_stats(run.paths.round_leases(1))["00000"]["state"] == "ended"
