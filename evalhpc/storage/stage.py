@@ -46,8 +46,9 @@ class StageFolder:
         self._lock = root / "stage.lock"
 
     def make(self) -> None:
-        """Create what is missing of it. Raises StorageError."""
+        """Create what is missing of it; a new one is its user's alone. Raises StorageError."""
         with storage_errors(self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.records, self.logs, self._work, *map(self.root.joinpath, CACHES)):
                 folder.mkdir(parents=True, exist_ok=True)
 

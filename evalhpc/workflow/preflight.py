@@ -23,6 +23,7 @@ from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import storage_errors
 from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.run import Run
+from evalhpc.workflow.site_secrets import refuse_bad_file
 from evalhpc.workflow.wish import Wish
 
 #: A run without answers: scripts, logs, plans, locks.
@@ -45,6 +46,7 @@ def preflight(run: Run, environ: Mapping[str, str], wish: Wish | None = None) ->
     for name, harness in spec.harnesses.items():
         if harness.python is not None:
             refuse_no_program(harness.python, f"pythons.{name}")
+    refuse_bad_file(spec.site.environment.secrets)
     records = _records(spec)
     refuse_no_space(run.paths.root, *needed(spec, records))
     warnings = list(_unstaged(spec, records, _stage_command(spec, wish)))

@@ -33,7 +33,7 @@ def read_secrets(secrets: Secrets, environ: Mapping[str, str]) -> dict[str, str]
     """
     said: dict[str, str] = {}
     if secrets.file is not None:
-        path = Path(os.path.expandvars(secrets.file)).expanduser()
+        path = _file(secrets.file)
         said |= _parse(_private_text(path), str(path))
     if secrets.command:
         said |= _parse(_helper_text(secrets.command), f"the output of {secrets.command[0]}")
@@ -46,6 +46,16 @@ def read_secrets(secrets: Secrets, environ: Mapping[str, str]) -> dict[str, str]
             hint=f"add a line {missing[0]}=… to {secrets.file or 'the file of secrets'}",
         )
     return {name: said[name] for name in secrets.names if said.get(name)}
+
+
+def refuse_bad_file(secrets: Secrets) -> None:
+    """Raise ConfigError for a file of secrets that is here, and that no node would take."""
+    if secrets.file is not None and (path := _file(secrets.file)).exists():
+        _parse(_private_text(path), str(path))
+
+
+def _file(name: str) -> Path:
+    return Path(os.path.expandvars(name)).expanduser()
 
 
 def _private_text(path: Path) -> str:

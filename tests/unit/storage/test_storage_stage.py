@@ -126,3 +126,12 @@ def test_without_locks_the_workspace_of_another_staging_stays(folder: StageFolde
             assert first != second
             assert first.is_dir()
         assert first.is_dir()
+
+
+def test_a_new_folder_is_its_users_alone(tmp_path: Path) -> None:
+    """Whatever the umask; one that was there keeps its mode."""
+    StageFolder(tmp_path / "new").make()
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "group").mkdir(mode=0o750)
+    StageFolder(tmp_path / "group").make()
+    assert (tmp_path / "group").stat().st_mode & 0o777 == 0o750

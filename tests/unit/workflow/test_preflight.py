@@ -193,3 +193,16 @@ def test_a_partition_that_starts_nothing_is_named(tmp_path: Path) -> None:
     assert said(shown) == []
     (warning,) = said(shown.replace("State=UP", "State=DRAIN"))
     assert warning == "partition batch is DRAIN: jobs wait; sinfo -p batch"
+
+
+def test_a_file_of_secrets_that_no_node_would_take_is_refused_at_once(tmp_path: Path) -> None:
+    """One that is not here may be on the nodes, whose word counts."""
+    path = tmp_path / "secrets.env"
+    run = run_of(tmp_path, environment={"secrets": {"file": str(path), "names": ["HF_TOKEN"]}})
+    assert checks.preflight(run, {}) == []
+    path.write_text("HF_TOKEN=hf_0123456789\n")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="has mode 0644"):
+        checks.preflight(run, {})
+    path.chmod(0o600)
+    assert checks.preflight(run, {}) == []
