@@ -42,7 +42,7 @@ def follow(run: Run, *, as_json: bool = False) -> int:
                     console.print(text, highlight=False)  # a log file gets a line a stage
                 said = text
     except KeyboardInterrupt:
-        console.print(f"the run goes on; next: evalhpc status {run.paths.root}")
+        console.print(f"the run goes on; next: evalhpc status {run.word}")
         return 130
     return _report(run, last, as_json)
 
@@ -93,5 +93,5 @@ def _why_not(run: Run, status: RunStatus | None) -> EvalhpcError:
     return IncompleteError(
         f"the run ended without a score: it is {state}",
         cause=stall_cause(run) if state == "stalled" else "it was cancelled",
-        hint=f"evalhpc logs {run.paths.root}, then: evalhpc resume {run.paths.root}",
+        hint=f"evalhpc logs {run.word}, then: evalhpc resume {run.word}",
     )

@@ -147,7 +147,7 @@ def cancel(run: str) -> None:
     opened = _open(run)
     ended = cancel_run(opened)
     jobs = "1 job" if ended == 1 else f"{ended} jobs"
-    click.echo(f"cancelled {jobs}; next: evalhpc resume {opened.paths.root}")
+    click.echo(f"cancelled {jobs}; next: evalhpc resume {opened.word}")
 
 
 @click.command(epilog="\b\nExample:\n  evalhpc resume RUN --wait")
@@ -183,7 +183,7 @@ def resume(
         return
     for job in jobs:
         click.echo(f"{job.kind} of round {job.round}: {job.id}{fitted(job.walltime, job.why)}")
-    click.echo(f"next: evalhpc status {opened.paths.root}")
+    click.echo(f"next: evalhpc status {opened.word}")
 
 
 @click.command(epilog="\b\nExample:\n  evalhpc merge RUN")

@@ -139,7 +139,7 @@ def submit(wait: bool, dry_run: bool, no_preflight: bool, as_json: bool, **optio
 
         sys.exit(follow(run, as_json=as_json))
     if not as_json:
-        click.echo(f"next: evalhpc status {run.paths.root}")
+        click.echo(f"next: evalhpc status {run.word}")
 
 
 def serving_lines(spec: RunSpec) -> Iterator[str]:

@@ -158,8 +158,7 @@ def _unplanned(run: Run) -> IncompleteError:
     error = IncompleteError(
         "nothing was planned, so there is nothing to collect",
         cause="the planning job ended early: walltime, preemption, node failure, or cancelled",
-        hint=f"evalhpc logs {run.paths.root} --kind planning, then: "
-        f"evalhpc resume {run.paths.root}",
+        hint=f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}",
     )
     if not run.paths.failure.exists():
         note_failure(run, error)
@@ -175,7 +174,7 @@ def note_failure(run: Run, error: EvalhpcError) -> None:
         "exit_code": error.exit_code,
         "what": error.what,
         "cause": error.cause,
-        "hint": error.hint.replace(" RUN", f" {run.paths.root}"),
+        "hint": error.hint.replace(" RUN", f" {run.word}"),
     }
     write_text(run.paths.failure, json.dumps(record, indent=1) + "\n")
 
@@ -266,7 +265,7 @@ def _refuse_over_budget(run: Run, missing: int) -> None:
     raise IncompleteError(
         f"{missing} requests are unanswered after {len(used)} rounds{new}: there is no score",
         cause=cause,
-        hint=f"evalhpc resume {run.paths.root} (grants {run.spec.run.max_rounds} rounds more)",
+        hint=f"evalhpc resume {run.word} (grants {run.spec.run.max_rounds} rounds more)",
     )
 
 
@@ -284,7 +283,7 @@ def _refuse_endless(run: Run, number: int, outcomes: list[Outcome]) -> None:
         if waiting
         else "the harness asks in other words each time (a judge whose verdict it cannot read, "
         "an agent that goes on)",
-        hint=f"evalhpc resume {run.paths.root} (grants {run.spec.run.max_rounds} rounds more), "
+        hint=f"evalhpc resume {run.word} (grants {run.spec.run.max_rounds} rounds more), "
         "or submit again with --miss forward, where the model answers during the pass",
     )
 
@@ -295,14 +294,14 @@ def _first_failure(run: Run, round_: int) -> tuple[type[EvalhpcError], str, str]
     fatal = next((r for r in records if "fatal" in r), None)
     if fatal is not None:
         kind = _BLAMED.get(fatal["exit_code"], IncompleteError)
-        return kind, _reason(fatal), fatal["hint"] or f"evalhpc logs {run.paths.root}"
+        return kind, _reason(fatal), fatal["hint"] or f"evalhpc logs {run.word}"
     reason = next((str(r["reason"]) for r in records if "reason" in r), None)
     if reason is not None:
         return IncompleteError, reason, f"less {run.paths.journals}/*.failures.jsonl"
     return (
         IncompleteError,
         "the shards ended before they answered (walltime, preemption, node failure)",
-        f"evalhpc logs {run.paths.root}, then: evalhpc resume {run.paths.root}",
+        f"evalhpc logs {run.word}, then: evalhpc resume {run.word}",
     )
 
 

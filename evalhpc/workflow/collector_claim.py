@@ -37,7 +37,7 @@ def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
             raise StorageError(
                 "another collector has taken over this run",
                 cause=f"this one was not heard of for {timeout:g} s (run.lease_timeout)",
-                hint=f"evalhpc status {run.paths.root}",
+                hint=f"evalhpc status {run.word}",
             )
 
     try:

@@ -63,7 +63,7 @@ def cancel(run: Run) -> int:
     if run.paths.certificate.exists():
         raise UsageError(
             "the run is complete: there is nothing to cancel",
-            hint=f"evalhpc results {run.paths.root}",
+            hint=f"evalhpc results {run.word}",
         )
     refuse_copied(run)
     unwritten = _mark_cancelled(run)
@@ -82,7 +82,7 @@ def cancel(run: Run) -> int:
             f"{len(jobs) + len(hidden)} jobs were ended, but the run could not be marked as "
             f"cancelled: {unwritten.what}",
             cause=unwritten.cause,
-            hint=f"evalhpc status {run.paths.root}, and cancel again if a job is there",
+            hint=f"evalhpc status {run.word}, and cancel again if a job is there",
         )
     return len(jobs) + len(hidden)
 
@@ -108,7 +108,7 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
     if run.paths.certificate.exists():
         raise UsageError(
             "the run is complete: there is nothing to resume",
-            hint=f"evalhpc results {run.paths.root}",
+            hint=f"evalhpc results {run.word}",
         )
     busy = "another `evalhpc resume` of this run is at work"
     with exclusive(run.paths.control_lock, busy), claimed(run.paths.resume_claim, busy):
@@ -126,7 +126,7 @@ def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
     if queued:
         raise UsageError(
             f"the run is still active ({', '.join(f'{k} {n}' for n, k in queued.items())})",
-            hint=f"evalhpc status {run.paths.root}, or evalhpc cancel {run.paths.root} first",
+            hint=f"evalhpc status {run.word}, or evalhpc cancel {run.word} first",
         )
     rounds = planned_rounds(run)
     scheduler = run.spec.site.scheduler
@@ -163,7 +163,7 @@ def merge_run(run: Run) -> dict[str, Any]:
     if not run.paths.journals.is_dir() or not planned_rounds(run):
         raise StorageError(
             "this run has nothing to merge yet: no round was planned",
-            hint=f"evalhpc status {run.paths.root}",
+            hint=f"evalhpc status {run.word}",
         )
     report = merge(run)
     last = planned_rounds(run)[-1]

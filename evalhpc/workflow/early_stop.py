@@ -80,8 +80,7 @@ def refuse_futile(run: Run, round_: int, shard: int) -> None:
     raise FutileError(
         f"not begun: {fault} in round {round_}: {fault.death.what.partition(chr(10))[0]}",
         cause=fault.death.cause or "the same in every shard",
-        hint=f"put it right (evalhpc explain {run.paths.root}), then: "
-        f"evalhpc resume {run.paths.root}",
+        hint=f"put it right (evalhpc explain {run.word}), then: evalhpc resume {run.word}",
     )
 
 
@@ -124,7 +123,7 @@ def refuse_endless(run: Run, round_: int, shard: int, restarts: int) -> None:
         f"not begun again: shard {shard} was started {restarts} times in round {round_}, and cut "
         f"off before its first answer the last {FRUITLESS} times",
         cause="preemption, or nodes that fail, before the model is loaded",
-        hint=f"another partition or QOS; evalhpc resume {run.paths.root} tries again",
+        hint=f"another partition or QOS; evalhpc resume {run.word} tries again",
     )
 
 
@@ -134,7 +133,7 @@ def refuse_restarts(run: Run, restarts: int) -> None:
         raise FutileError(
             f"not begun again: Slurm has started this job {restarts} times anew",
             cause="preemption or failing nodes, again and again",
-            hint=f"another partition or QOS; evalhpc resume {run.paths.root} tries again",
+            hint=f"another partition or QOS; evalhpc resume {run.word} tries again",
         )
 
 

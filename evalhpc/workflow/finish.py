@@ -111,7 +111,7 @@ def _checked_root(run: Run, outcomes: list[Outcome], failed: Collection[bytes]) 
                 f"pass {outcome.number} of {outcome.benchmark} was run over other answers than "
                 "those that are stored now",
                 cause="another collector merged meanwhile",
-                hint=f"evalhpc resume {run.paths.root}",
+                hint=f"evalhpc resume {run.word}",
             )
     return root
 
@@ -140,7 +140,7 @@ def _counts(
         raise IncompleteError(
             f"{missing} of {len(planned)} planned requests have no answer",
             cause="a journal was removed or damaged while the collector ran",
-            hint=f"evalhpc resume {run.paths.root}",
+            hint=f"evalhpc resume {run.word}",
         )
     return Counts(
         planned=len(planned),

@@ -196,7 +196,7 @@ def _submit(
 def _refuse_cancelled(run: Run) -> None:
     if run.paths.cancelled.exists():
         raise UsageError(
-            "the run was cancelled", hint=f"evalhpc resume {run.paths.root} takes it up again"
+            "the run was cancelled", hint=f"evalhpc resume {run.word} takes it up again"
         )
 
 

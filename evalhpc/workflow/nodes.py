@@ -109,7 +109,7 @@ def _go_on(run: Run, round_: int) -> None:
             note_failure(run, error)
             raise
     else:
-        print(f"this site's jobs may not submit; next: evalhpc resume {run.paths.root}")
+        print(f"this site's jobs may not submit; next: evalhpc resume {run.word}")
 
 
 def _launch_within_budget(run: Run, round_: int) -> None:
@@ -119,7 +119,7 @@ def _launch_within_budget(run: Run, round_: int) -> None:
         raise IncompleteError(
             f"round {round_} is planned and there is no score yet: {error.what}",
             cause="run.max_gpu_hours is used up, as far as the next array could need it",
-            hint=f"evalhpc resume {run.paths.root} --max-gpu-hours H",
+            hint=f"evalhpc resume {run.word} --max-gpu-hours H",
         ) from error
 
 

@@ -20,6 +20,7 @@ from evalhpc.config.sites import SiteLayer, detect_site, load_site
 from evalhpc.config.suites import adhoc_suite, load_suite
 from evalhpc.config.template_files import load_sources
 from evalhpc.core.exposure import exposure_warnings
+from evalhpc.core.quoting import shell_word
 from evalhpc.core.rendering import render_run
 from evalhpc.deploy.dialect_probe import refuse_export_deploy
 from evalhpc.deploy.inspection import find_model
@@ -64,10 +65,10 @@ class Prepared:
         try:
             yield
         except LeftBehind as error:
-            root = self.run.paths.root
+            word = self.run.word
             error.hint = (
-                f"once Slurm answers (scontrol ping): evalhpc cancel {root}, which finds them, "
-                f"then evalhpc resume {root}"
+                f"once Slurm answers (scontrol ping): evalhpc cancel {word}, which finds them, "
+                f"then evalhpc resume {word}"
             )
             raise
         except BaseException as error:
@@ -192,8 +193,8 @@ def _claim(root: Path, spec: RunSpec) -> Undo:
         raise StorageError(
             f"{root} holds {'this very run' if same else 'another run'}, submitted before",
             cause="same model, suite and settings" if same else "--run-dir was used before",
-            hint=f"evalhpc status {root}"
-            + (f", evalhpc resume {root}, or --name for a second run" if same else ""),
+            hint=f"evalhpc status {other.word}"
+            + (f", evalhpc resume {other.word}, or --name for a second run" if same else ""),
         )
     return "jobs"  # rendered only: this submission takes it over
 
@@ -205,7 +206,8 @@ def _refuse_others(root: Path) -> None:
         raise StorageError(
             f"{root} is another user's, or everybody may write to it",
             cause="whoever can change its files decides what the jobs of this run do",
-            hint=f"ls -ld {root}; choose another --run-dir, or: chmod o-w {root}",
+            hint=f"ls -ld {shell_word(str(root))}; choose another --run-dir, or: "
+            f"chmod o-w {shell_word(str(root))}",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import evalhpc
 from evalhpc import process
+from evalhpc.core.quoting import shell_word
 from evalhpc.errors import EvalhpcError, UsageError
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.gate import Slurm
@@ -83,7 +84,7 @@ def refuse_moved(run: Run) -> None:
         raise UsageError(
             f"{run.paths.root} was moved or copied from {home}: its scripts work there",
             cause="a run is resumed where it was submitted",
-            hint=f"evalhpc resume {home}, or move the folder back",
+            hint=f"evalhpc resume {shell_word(home)}, or move the folder back",
         )
 
 
@@ -94,7 +95,7 @@ def refuse_copied(run: Run) -> None:
         raise UsageError(
             f"{run.paths.root} was copied from {home}: the jobs that it names are that run's",
             cause="a copy has no jobs of its own",
-            hint=f"evalhpc cancel {home}",
+            hint=f"evalhpc cancel {shell_word(home)}",
         )
 
 

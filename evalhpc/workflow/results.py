@@ -24,7 +24,7 @@ def read_results(run: Run) -> dict[str, Any]:
         raise IntegrityError(
             f"{path} is not the file that was certified",
             cause="it was edited, or removed, after the run",
-            hint=f"evalhpc verify {run.paths.root}",
+            hint=f"evalhpc verify {run.word}",
         )
     return load_yaml(path)
 
@@ -50,7 +50,7 @@ def read_certificate(run: Run) -> Certificate:
         raise IntegrityError(
             "the certificate belongs to another run",
             cause="a file was copied between run directories",
-            hint=f"evalhpc resume {run.paths.root} makes a new one, after removing it",
+            hint=f"evalhpc resume {run.word} makes a new one, after removing it",
         )
     return certificate
 
@@ -70,5 +70,5 @@ def _no_score(run: Run) -> EvalhpcError:
     )
     return IncompleteError(
         f"there is no score yet: the run is {status.state}{progress}",
-        hint=f"evalhpc status {run.paths.root}",
+        hint=f"evalhpc status {run.word}",
     )

@@ -171,7 +171,7 @@ def load_plan(run: Run, round_: int) -> RoundPlan:
         raise StorageError(
             f"round {round_} of this run has no plan",
             cause="the planning job has not run, or failed",
-            hint=f"evalhpc status {run.paths.root}",
+            hint=f"evalhpc status {run.word}",
         ) from error
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalhpc.config.run_file import read_frozen
+from evalhpc.core.quoting import shell_word
 from evalhpc.errors import StorageError
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Benchmark
@@ -21,6 +22,11 @@ class Run:
     paths: RunPaths
     spec: RunSpec
     hash: str
+
+    @property
+    def word(self) -> str:
+        """Its directory as a word of a command line that a user may paste into a shell."""
+        return shell_word(str(self.paths.root))
 
     def benchmark(self, name: str) -> Benchmark:
         """The benchmark of this name."""

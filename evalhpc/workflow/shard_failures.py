@@ -57,7 +57,7 @@ def silent_shards(run: Run, round_: int, ended: Callable[[int], bool]) -> tuple[
             round=round_, shard=shard, node=said.get("node", ""),
             what=f"its job has ended, and it was still {said['state']}",
             cause="it was killed without warning, or its node is down",
-            hint=f"evalhpc logs {run.paths.root} --kind shard",
+            hint=f"evalhpc logs {run.word} --kind shard",
         )
         for shard, said in unended(run, round_)
         if ended(shard)

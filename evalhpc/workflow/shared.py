@@ -127,7 +127,7 @@ class SharedReplica:
             return EndpointError(
                 f"deployment job {self._chosen.job} on {self._chosen.node} went silent",
                 cause="its node died, or the job was killed",
-                hint=f"evalhpc status {self._run.paths.root}",
+                hint=f"evalhpc status {self._run.word}",
                 transient=True,
             )
         return None
@@ -165,7 +165,7 @@ class SharedReplica:
             f"no deployment job of this run was ready within "
             f"{self._run.spec.run.ready_timeout:g} s",
             cause="it waits in the queue, ended without a word, or its model is still loading",
-            hint=f"evalhpc status {self._run.paths.root}, or raise run.ready_timeout",
+            hint=f"evalhpc status {self._run.word}, or raise run.ready_timeout",
             transient=True,
         )
 

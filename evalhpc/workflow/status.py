@@ -280,7 +280,7 @@ def _pass_progress(run: Run, round_: int, state: State) -> tuple[int, int]:
 def _why(run: Run, state: State, round_: int) -> str:
     """One line on what is going on, or why the run stands still."""
     if state == "stalled":
-        return f"{stall_cause(run)}; evalhpc resume {run.paths.root}"
+        return f"{stall_cause(run)}; evalhpc resume {run.word}"
     if state == "rendered":
         return "nothing was submitted"
     if state in ("complete", "failed", "cancelled"):

@@ -73,9 +73,7 @@ def read_token(run: Run) -> str:
             hint=f"ls -l {path} here and on the login node; or --set deploy.topology=shard",
         ) from error
     if not token:
-        raise EndpointError(
-            f"{path} is empty", hint=f"evalhpc cancel {run.paths.root}, then resume"
-        )
+        raise EndpointError(f"{path} is empty", hint=f"evalhpc cancel {run.word}, then resume")
     return token
 
 

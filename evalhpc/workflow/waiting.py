@@ -84,7 +84,6 @@ async def _pass(desk: QueueDesk) -> None:
         error = HarnessError(
             f"pass 0 ended with exit code {child.returncode} and planned nothing",
             cause="it was killed, or its node ran out of memory",
-            hint=f"evalhpc logs {run.paths.root} --kind planning, then: "
-            f"evalhpc resume {run.paths.root}",
+            hint=f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}",
         )
         note_failure(run, error)

@@ -10,6 +10,7 @@ import lzma
 import os
 import sqlite3
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,10 @@ def test_nothing_is_left_of_an_archive_that_was_cut_short(
 ) -> None:
     """What its readable part holds cannot be told apart; it stays a broken archive."""
     content = bytes(range(256)) * 40 + SECRET.encode() * 20 + os.urandom(5000)
-    pack = {"zip": zipped, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
-    whole = pack(content)
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "zip": zipped, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+    }  # fmt: skip
+    whole = packers[kind](content)
     path = tmp_path / f"log.{kind}"
     path.write_bytes(whole[: int(len(whole) * cut)])
     assert redact(tmp_path, MASK) == (path.name,)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from evalhpc.core.identity import Answer, Request, make_key
+from evalhpc.errors import StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.requests_file import read_requests
@@ -126,3 +128,13 @@ def test_a_round_after_a_pass_counts(tmp_path: Path) -> None:
     outcome.parent.mkdir(parents=True)
     outcome.write_text("{}")
     assert not within_budget(run)
+
+
+def test_a_directory_is_shown_as_a_word_that_can_be_pasted(tmp_path: Path) -> None:
+    """Hints are commands: blanks, quotes and dollars of a name do nothing in them."""
+    spec = make_spec()
+    run = Run(RunPaths(tmp_path / "a b'$(touch x)"), spec, spec.digest())
+    assert shlex.split(f"evalhpc resume {run.word}") == ["evalhpc", "resume", str(run.paths.root)]
+    with pytest.raises(StorageError) as refused:
+        load_plan(run, 1)
+    assert run.word in refused.value.hint
