@@ -23,11 +23,11 @@ SPREAD = frozenset({
     "exactness", "slices_exact", "turns", "slices", "failed_requests", "endpoints", "topologies",
 })  # fmt: skip
 #: What takes longest, begun first. Any other file comes after these.
-LONGEST = ("exactness", "slices_exact", "whole_path", "megatron_ray", "megatron_standin",
-           "local_path", "containers", "limits", "bad_cluster", "bad_input", "hf_server",
-           "devcluster", "turns", "slices_cluster", "topologies_cluster", "lm_eval_script",
-           "slurm_gate", "images", "slices", "topologies", "failed_requests", "endpoints",
-           "estimate",
+LONGEST = ("exactness", "slices_exact", "limits", "chaos", "whole_path", "bad_cluster",
+           "megatron_ray", "megatron_standin", "stage", "local_path", "containers", "faults",
+           "bad_input", "hf_server", "devcluster", "topologies_cluster", "faults_cluster", "turns",
+           "slices_cluster", "lm_eval_script", "slurm_gate", "secrets", "images", "slices",
+           "topologies", "failed_requests", "endpoints", "secrets_cluster", "estimate",
            )  # fmt: skip
 
 

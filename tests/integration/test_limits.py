@@ -108,6 +108,7 @@ def test_cancel_ends_every_array_and_what_nobody_recorded(desk: Desk) -> None:
 # --- walltimes
 
 
+@pytest.mark.long
 def test_walltimes_are_fitted_to_what_was_measured(desk: Desk) -> None:
     """A round for what a cancelled array left, by its own rate; a later run by the earlier one."""
     run, second = desk.home / "measured" / "first", desk.home / "measured" / "second"
@@ -278,6 +279,7 @@ def test_whichever_submission_is_refused_nothing_is_left(limited: Account) -> No
     assert desk.evalhpc("cancel", run).returncode == 0
 
 
+@pytest.mark.long
 def test_whenever_the_controller_dies_nothing_is_left(desk: Desk) -> None:
     """It stops before the first, a middle and the last of the chain's jobs, and returns later.
 
@@ -319,7 +321,7 @@ def test_whenever_the_controller_dies_nothing_is_left(desk: Desk) -> None:
 # --- preemption
 
 
-@pytest.mark.parametrize("partition", ["low", "lowest"])
+@pytest.mark.parametrize("partition", [pytest.param("low", marks=pytest.mark.long), "lowest"])
 def test_preempted_shards_cost_no_answer(desk: Desk, partition: str) -> None:
     """`low` requeues what a higher partition pushes aside, `lowest` cancels it."""
     run = desk.home / f"preempted-{partition}"
