@@ -281,14 +281,14 @@ def test_whichever_submission_is_refused_nothing_is_left(limited: Account) -> No
 
 @pytest.mark.long
 def test_whenever_the_controller_dies_nothing_is_left(desk: Desk) -> None:
-    """It stops before the first, a middle and the last of the chain's jobs, and returns later.
+    """It stops before each of the chain's five jobs in turn, and returns later.
 
     What was submitted cannot be undone then: the directory stays, `cancel` finds all of it, and
     `resume` completes the run.
     """
-    chosen = {1: "planning", 4: "shard", 5: "collect"}
+    chosen = dict(enumerate(CHAIN, 1))
     wrappers = [wrapped(desk, f"dead-{number}", number, WAIT) for number in chosen]
-    runs = [desk.home / f"dead-{kind}" for kind in chosen.values()]
+    runs = [desk.home / f"dead-before-{number}" for number in chosen]
     impatient = replace(desk, program=(sys.executable, "-c", IMPATIENT))
     kill = f"kill $(cat {desk.cluster.state}/run/slurmctld.pid)"
     with ThreadPoolExecutor(len(chosen)) as pool:
