@@ -139,8 +139,8 @@ TRICKS: dict[str, tuple[Trick, str]] = {
         ("deflate bomb", "encoded body"),
         ("huge header", "RemoteProtocolError"),
         ("endless headers", "RemoteProtocolError"),
-        ("HTTP/0.9", "RemoteProtocolError"),
-        ("closes in its body", "RemoteProtocolError"),
+        ("HTTP/0.9", "RemoteProtocolError|ReadError"),  # a reset may overtake what was sent
+        ("closes in its body", "RemoteProtocolError|ReadError"),
         ("deep JSON", "not OpenAI-compatible"),
         ("deep choices", "not OpenAI-compatible"),
         ("redirect to itself", "redirect"),

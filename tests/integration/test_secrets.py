@@ -153,7 +153,7 @@ def test_nothing_with_a_secret_in_it_is_rendered(tmp_path: Path, words: tuple[st
 
 
 def test_a_run_whose_file_of_secrets_others_can_read_does_not_begin(tmp_path: Path) -> None:
-    """Its jobs end with the command that mends it."""
+    """It is refused with the command that mends it; without the short check its jobs end so."""
     file = tmp_path / "secrets.env"
     file.write_text(f"HF_TOKEN={KEY}\n")
     file.chmod(0o644)
@@ -164,6 +164,10 @@ def test_a_run_whose_file_of_secrets_others_can_read_does_not_begin(tmp_path: Pa
         "--set", f"environment.secrets.file={file}", "--wait",
     )  # fmt: skip
     done = evalhpc(*words)
+    assert done.returncode == 3
+    assert f"chmod 600 {file}" in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = evalhpc(*words, "--no-preflight")
     assert done.returncode != 0
     logs = "".join(
         path.read_text("utf-8", "replace") for path in files_below(tmp_path / "run/logs")
