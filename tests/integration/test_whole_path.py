@@ -142,6 +142,7 @@ def test_eight_shards_over_four_nodes_give_the_bytes_of_one_plain_run(
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.long  # in short: tests of resume on the quick site, and the schedules of chaos
 def test_a_cancelled_run_resumes_with_only_what_is_missing(workspace: Workspace) -> None:
     """The server counts: no request is sent again, and the bytes are those of a plain run."""
     home = workspace.cluster.home
