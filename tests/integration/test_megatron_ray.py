@@ -209,8 +209,11 @@ def run_broken(desk: RayDesk, victim: str) -> Path:
     """A run whose shard 0 loses a part of its server in the middle, complete; its nodes clean."""
     run, hold = desk.home / victim, desk.home / f"hold-{victim}"
     patience = 10 if victim == "node" else 20  # before Slurm finds that a node is gone
+    # Who says by itself that it is gone needs no canary, and while all are held the other shard's
+    # server would fail them too, if the machine is so busy that the kill comes late.
+    canary = 10 if victim in ("head", "worker", "container") else 2
     settings = {
-        "run.unit_size": 1, "run.concurrency": 1, "run.canary": 2,
+        "run.unit_size": 1, "run.concurrency": 1, "run.canary": canary,
         "run.request_timeout": patience,
         "environment.variables.STANDIN_DELAY": "'1'", "environment.variables.STANDIN_HOLD": hold,
         "slurm.extra": "[--exclusive]",
