@@ -155,20 +155,19 @@ def without_paths(run: Path, name: str) -> dict[str, bytes]:
     return {file: data.replace(bytes(run), b"RUN") for file, data in found.items()}
 
 
-def node_at_work(run: Path, submitting: Submitting) -> str:
-    """The first node of shard 0, once that has answered something; fails if the run ends first."""
-    record = run / "leases" / "1" / "workers" / "00000.json"
+def shard_at_work(run: Path, submitting: Submitting) -> tuple[int, str]:
+    """The first shard that has answered something, and its first node; fails if the run ends."""
+    workers = run / "leases" / "1" / "workers"
 
-    def said() -> dict[str, Any]:
-        return json.loads(record.read_text())["stats"] if record.exists() else {}
+    def answering() -> list[tuple[int, str]]:
+        said = {
+            path.stem: json.loads(path.read_text())["stats"] for path in workers.glob("0*.json")
+        }
+        return [(int(name), stats["node"]) for name, stats in said.items() if stats.get("answered")]
 
-    wait_until(
-        lambda: said().get("answered", 0) > 0 or submitting.done(),
-        timeout=120,
-        what="shard 0 answers",
-    )
+    wait_until(lambda: bool(answering()) or submitting.done(), timeout=120, what="a shard answers")
     assert not submitting.done(), submitting.result()
-    return str(said()["node"])
+    return answering()[0]
 
 
 @contextmanager
@@ -205,8 +204,8 @@ def kill(desk: RayDesk, run: Path, victim: str, node: str) -> None:
         desk.kill(next(process for process in here if "/gcs_server --" in process.line))
 
 
-def run_broken(desk: RayDesk, victim: str) -> Path:
-    """A run whose shard 0 loses a part of its server in the middle, complete; its nodes clean."""
+def run_broken(desk: RayDesk, victim: str) -> tuple[Path, int]:
+    """A run that is complete, and its shard that lost a part of its server; its nodes are clean."""
     run, hold = desk.home / victim, desk.home / f"hold-{victim}"
     patience = 10 if victim == "node" else 20  # before Slurm finds that a node is gone
     # Who says by itself that it is gone needs no canary, and while all are held the other shard's
@@ -223,17 +222,17 @@ def run_broken(desk: RayDesk, victim: str) -> Path:
             desk.start, "submit", victim, "--tasks", f"lm-eval/{SCORED}", "--limit", LIMIT,
             "--wait", gpus=1, **settings,
         )  # fmt: skip
-        node = node_at_work(run, submitting)
+        shard, node = shard_at_work(run, submitting)
         hold.touch()  # nothing is finished until the kill
         kill(desk, run, victim, node)
         hold.unlink()
-        record = run / "journals" / "0001-00000-000.failures.jsonl"
+        record = run / "journals" / f"0001-{shard:05}-000.failures.jsonl"
         if victim != "replica":
-            wait_until(record.exists, timeout=30, what=f"shard 0 has failed: {victim}")
+            wait_until(record.exists, timeout=30, what=f"the shard has failed: {victim}")
         done = submitting.result()[1]
         wait_until(lambda: not desk.left_over(), timeout=20, what="the nodes are clean")
     assert done.returncode == 0, done.stderr
-    return run
+    return run, shard
 
 
 @pytest.mark.parametrize(
@@ -250,9 +249,9 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
     desk: RayDesk, pair: Pair, victim: str, cause: str
 ) -> None:
     """The shard ends at once and says why; the run completes from the other one, exact."""
-    run = run_broken(desk, victim)
+    run, shard = run_broken(desk, victim)
     (failed,) = desk.status(run)["failed_shards"]
-    assert (failed["round"], failed["shard"]) == (1, 0)
+    assert (failed["round"], failed["shard"]) == (1, shard)
     said = desk.evalhpc("status", run).stdout
     assert re.search(cause, failed["what"]), failed["what"]
     assert re.search(cause, said), said
@@ -262,7 +261,7 @@ def test_a_killed_part_costs_its_shard_and_no_answer(
 @pytest.mark.chaos
 def test_a_killed_replica_costs_no_answer(desk: RayDesk, pair: Pair) -> None:
     """Ray Serve would start it again; its ranks die with it, and the shard says so. Exact."""
-    run = run_broken(desk, "replica")
+    run, _ = run_broken(desk, "replica")
     for failed in desk.status(run)["failed_shards"]:
         assert re.search(DEAD_RANK, failed["what"]), failed["what"]
     assert without_paths(run, SCORED) == without_paths(pair.beside, SCORED)

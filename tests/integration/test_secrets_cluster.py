@@ -186,7 +186,8 @@ def test_the_runs_ended_as_they_had_to(leaky: Leaky, ended: tuple[Ended, set[byt
     assert done["whole"].returncode == 0, done["whole"].stdout + done["whole"].stderr
     assert done["die"].returncode not in (0, 3), done["die"].stderr
     assert done["raises"].returncode == 8, done["raises"].stderr
-    log = (leaky.desk.home / "whole" / "logs" / "server-1-0.log").read_text()
+    # Not every shard comes in time to start a server.
+    log = next((leaky.desk.home / "whole" / "logs").glob("server-1-*.log")).read_text()
     for name in SECRETS:
         assert f"{name}=***" in log
     assert len({record.get("EVALHPC_API_KEY") for record in leaky.captured()}) > 3
