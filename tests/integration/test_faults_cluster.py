@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +12,9 @@ from typing import Any
 import pytest
 
 from tests.integration.cluster import DevCluster
-from tests.integration.quick_site import write_quick_site
-from tests.models.checkpoints import write_hf
+from tests.integration.login_desk import EVALHPC, PATH, desk_in
 
 pytestmark = pytest.mark.slurm
-
-EVALHPC = str(Path(sys.executable).with_name("evalhpc"))
-PATH = f"{Path(EVALHPC).parent}:/usr/bin:/bin"
 
 
 @dataclass(frozen=True)
@@ -49,14 +42,8 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(cluster: DevCluster) -> Iterator[Place]:
-    home = cluster.home / f"faults-{os.getpid()}"
-    write_quick_site(home, "devcluster")
-    write_hf(home / "tiny", tokenizer=False)
-    for path in (home, *home.rglob("*")):
-        os.chown(path, cluster.home.stat().st_uid, cluster.home.stat().st_gid)
-        os.utime(path, (1, 1))
-    yield Place(cluster, home)
-    shutil.rmtree(home)
+    with desk_in(cluster, "faults") as desk:
+        yield Place(desk.cluster, desk.home)
 
 
 def tried(run: Path, round_: int) -> int:
