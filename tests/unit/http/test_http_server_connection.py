@@ -370,7 +370,7 @@ def test_a_client_that_waits_for_us_is_never_cut_off() -> None:
     """A model may take an hour for one answer."""
     peer = Peer()
     peer.send(POST)
-    peer.connection._task = asyncio.Future(loop=peer.loop.as_loop())  # type: ignore[assignment]
+    peer.connection._task = asyncio.Future(loop=peer.loop.as_loop())  # type: ignore[assignment] # no task
     assert looks(peer, 10 * QUIET_LOOKS)
 
 
