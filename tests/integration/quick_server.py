@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     token: str | None = None
     answered = 0
     hangs = False
+    turn = threading.Lock()
 
     def do_GET(self) -> None:
         """The list of models."""
@@ -89,15 +91,16 @@ class Handler(BaseHTTPRequestHandler):
     def _err(self) -> None:
         if self.mode == "slow":
             time.sleep(0.5)
-        Handler.answered += 1
-        if self.mode == "fragile" and Handler.answered > 3 and _shard() == "0":
-            os._exit(9)
-        if self.mode in ("mortal", "zombie") and _shard() == "0" and not self.once.exists():
-            self.once.touch()
-            if self.mode == "mortal":
-                print("CUDA error: device-side assert triggered", flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
-            Handler.hangs = True
+        with self.turn:  # what ends the server is answered by no other thread in between
+            Handler.answered += 1
+            if self.mode == "fragile" and Handler.answered > 3 and _shard() == "0":
+                os._exit(9)
+            if self.mode in ("mortal", "zombie") and _shard() == "0" and not self.once.exists():
+                self.once.touch()
+                if self.mode == "mortal":
+                    print("CUDA error: device-side assert triggered", flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                Handler.hangs = True
         if self.mode in ("mortal", "zombie") and _shard() != "0":
             time.sleep(0.5)  # so that there is work for shard 0 as well
 

@@ -77,12 +77,24 @@ def pair(desk: RayDesk) -> Pair:
         beside = desk.home / "beside"
         desk.deployment(beside)
         url = desk.deployment(spanning)["urls"]["model"]
-        clusters = desk.ray_clusters()
+        clusters = all_ranks(desk, 4 + 2)
         tokens = [token_of(desk, run) for run in (spanning, beside)]
         plain = {name: plain_run(desk, beside, name, url, tokens[0]) for name in (CHAT, SCORED)}
         submitted = submitting.result()[1]
     desk.cluster.exec(["scancel", job], check=True)
     return Pair(spanning, beside, submitted, clusters, tokens, plain)
+
+
+def all_ranks(desk: RayDesk, count: int) -> list[RayCluster]:
+    """The Ray clusters, once all ranks are there: one replica of two answers before the other."""
+    seen: list[RayCluster] = []
+
+    def up() -> bool:
+        seen[:] = desk.ray_clusters()
+        return sum(len(ray.ranks) for ray in seen) == count
+
+    wait_until(up, timeout=60, what=f"{count} ranks are up")
+    return seen
 
 
 def token_of(desk: RayDesk, run: Path) -> str:
