@@ -27,9 +27,9 @@ from evalhpc.paths import RunPaths
 from evalhpc.process import start, stop
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.store import Store
-from evalhpc.workflow.live import live_answers
-from evalhpc.workflow.replica import Endpoint
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.passes.live import live_answers
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve.replica import Endpoint
 from tests.factories import make_spec
 
 RUN_HASH = "0" * 64

@@ -43,9 +43,9 @@ from evalhpc.http.client import HttpClient
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import read_journal
 from evalhpc.worker.loop import Worker
-from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.rounds import plan_round
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.answer.desk import Desk
+from evalhpc.workflow.record.rounds import plan_round
+from evalhpc.workflow.record.run import Run
 from tests.factories import make_spec
 
 #: Requests of one pass and of one round.

@@ -10,7 +10,7 @@ import click
 from evalhpc.cli.output import print_table
 
 if TYPE_CHECKING:
-    from evalhpc.workflow.estimate import Estimate
+    from evalhpc.workflow.submit.estimate import Estimate
 
 
 def estimate_lines(found: Estimate) -> Iterator[str]:

@@ -12,8 +12,8 @@ from evalhpc.cli.output import print_json
 from evalhpc.cli.values import word
 
 if TYPE_CHECKING:
-    from evalhpc.workflow.explain import Explanation
-    from evalhpc.workflow.findings import Finding
+    from evalhpc.workflow.watch.explain import Explanation
+    from evalhpc.workflow.watch.findings import Finding
 
 #: Exit code where something is wrong that the table of causes does not know.
 UNRECOGNISED = 1
@@ -32,7 +32,7 @@ def explain(run: str, as_json: bool) -> None:
 
     RUN is a run directory or run id, JOB a Slurm job or array task such as 4711 or 4711_3.
     """
-    from evalhpc.workflow.job_runs import explain as explain_named  # start-up time
+    from evalhpc.workflow.watch.job_runs import explain as explain_named  # start-up time
 
     found = explain_named(run, os.environ)
     if as_json:

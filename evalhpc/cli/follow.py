@@ -17,10 +17,10 @@ from rich.progress import (
 
 from evalhpc.cli.output import print_json, show_error, show_results
 from evalhpc.errors import EvalhpcError, IncompleteError, PartialError
-from evalhpc.workflow.control import watch
-from evalhpc.workflow.results import read_results, refuse_partial
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.status import RunStatus, stall_cause
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit.control import watch
+from evalhpc.workflow.watch.results import read_results, refuse_partial
+from evalhpc.workflow.watch.status import RunStatus, stall_cause
 
 
 def follow(run: Run, *, as_json: bool = False) -> int:

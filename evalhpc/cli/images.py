@@ -17,7 +17,7 @@ from evalhpc.errors import EvalhpcError
 if TYPE_CHECKING:
     from evalhpc.models.image import ImportWish
     from evalhpc.models.site import Site
-    from evalhpc.workflow.images import Imported
+    from evalhpc.workflow.images.importing import Imported
 
 _SITE = click.option(
     "--site", callback=word, help="Site file to use, by name or path. Default: by host name."
@@ -70,7 +70,7 @@ def import_(
 
     Once for all nodes: whoever imports the same at the same time waits for the first.
     """
-    from evalhpc.workflow.image_sites import (  # start-up time
+    from evalhpc.workflow.record.image_sites import (  # start-up time
         import_wish,
         named_references,
         site_with_store,
@@ -95,8 +95,8 @@ def import_(
 
 def _import(site: Site, wish: ImportWish, *, as_job: bool, wait: bool) -> dict[str, Any]:
     if as_job and site.scheduler == "slurm":
-        from evalhpc.workflow.image_jobs import submit_import, wait_for  # start-up time
-        from evalhpc.workflow.image_sites import refuse_unready
+        from evalhpc.workflow.images.jobs import submit_import, wait_for  # start-up time
+        from evalhpc.workflow.record.image_sites import refuse_unready
 
         refuse_unready(site, os.environ)
         job = submit_import(site, wish, os.environ)
@@ -111,8 +111,8 @@ def _import(site: Site, wish: ImportWish, *, as_job: bool, wait: bool) -> dict[s
 def _import_here(wish: ImportWish) -> Imported:
     import logging  # start-up time
 
-    from evalhpc.workflow.images import import_image
-    from evalhpc.workflow.signals import INTERRUPTED, Interrupted, interruptible
+    from evalhpc.workflow.images.importing import import_image
+    from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted, interruptible
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
@@ -141,8 +141,8 @@ def ls(site: str | None, verify: bool, as_json: bool) -> None:
     Exit code 10 if one is not what was imported.
     """
     from evalhpc.storage.images import readable  # start-up time
-    from evalhpc.workflow.image_list import damaged, list_images
-    from evalhpc.workflow.image_sites import site_with_store
+    from evalhpc.workflow.images.listing import damaged, list_images
+    from evalhpc.workflow.record.image_sites import site_with_store
 
     opened = site_with_store(site, os.environ)
     rows = list_images(opened, os.environ, verify=verify)
@@ -177,8 +177,8 @@ def ls(site: str | None, verify: bool, as_json: bool) -> None:
 def prune(site: str | None, roots: list[Path], older_than: float, yes: bool, as_json: bool) -> None:
     """Remove images that no site names and no run refers to, and what killed imports left."""
     from evalhpc.storage.images import readable  # start-up time
-    from evalhpc.workflow.image_prune import prunable, remove
-    from evalhpc.workflow.image_sites import site_with_store
+    from evalhpc.workflow.images.prune import prunable, remove
+    from evalhpc.workflow.record.image_sites import site_with_store
 
     opened = site_with_store(site, os.environ)
     found = prunable(opened, os.environ, further_roots=roots, older_than=older_than * 86400)

@@ -26,7 +26,7 @@ def ls() -> None:
 @_JSON
 def ls_runs(root: Path | None, as_json: bool) -> None:
     """Run directories below the run_root of every site, or below ROOT."""
-    from evalhpc.workflow.listing import list_runs  # start-up time
+    from evalhpc.workflow.watch.listing import list_runs  # start-up time
 
     rows = list_runs(root, os.environ)
     if as_json:
@@ -96,7 +96,7 @@ def site() -> None:
 @_JSON
 def site_show(name: str, as_json: bool) -> None:
     """Site NAME with every default filled in."""
-    from evalhpc.workflow.sites import site_document, site_yaml  # start-up time
+    from evalhpc.workflow.site.check import site_document, site_yaml  # start-up time
 
     if as_json:
         print_json(site_document(name, os.environ))
@@ -120,7 +120,7 @@ def site_init(name: str, output: str | None, partition: str | None, force: bool)
     Each value has a comment that names the command it comes from. What cannot be known is left
     out, and listed.
     """
-    from evalhpc.workflow.site_init import (  # start-up time
+    from evalhpc.workflow.site.init import (  # start-up time
         draft_site,
         refuse_overwriting,
         site_file,
@@ -155,7 +155,7 @@ def site_check(name: str, on_node: bool, wait: float, as_json: bool) -> None:
 
     With --node, jobs as the site's own tell what their nodes have: python, run root, images, data.
     """
-    from evalhpc.workflow.sites import check_nodes, check_site  # start-up time
+    from evalhpc.workflow.site.check import check_nodes, check_site  # start-up time
 
     checks = check_site(name, os.environ)
     if on_node:
@@ -209,7 +209,7 @@ def model_inspect(
 ) -> None:
     """What CHECKPOINT (a folder, a .gguf file or a demo name) is, from its files alone."""
     from evalhpc.core.sizing import GpuNode  # start-up time
-    from evalhpc.workflow.models import gpus_of_site, inspect_checkpoint  # start-up time
+    from evalhpc.workflow.submit.models import gpus_of_site, inspect_checkpoint  # start-up time
 
     node = GpuNode(gpu_memory, gpus_per_node) if gpu_memory else None
     if site is not None and node is None:

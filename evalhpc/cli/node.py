@@ -35,7 +35,7 @@ def node() -> None:
 def secrets(file: str | None, command: tuple[str, ...], names: tuple[str, ...]) -> None:
     """Print lines that export secrets, for the `eval` of a batch script."""
     from evalhpc.models.site import Secrets  # start-up time
-    from evalhpc.workflow.site_secrets import exports
+    from evalhpc.workflow.record.secrets import exports
 
     wanted = Secrets(file=file, command=command, names=names)
     if sys.stdout.isatty():
@@ -52,7 +52,7 @@ def pass_(run_dir: Path, number: int) -> None:
     """Run pass 0 and write the first round's plan; later passes are the collector's."""
     if number:
         raise click.UsageError(f"pass {number} belongs to: evalhpc node collect --round {number}")
-    from evalhpc.workflow.nodes import planning  # start-up time
+    from evalhpc.workflow.node.jobs import planning  # start-up time
 
     sys.exit(planning(run_dir))
 
@@ -63,7 +63,7 @@ def pass_(run_dir: Path, number: int) -> None:
 @click.option("--shard", required=True, type=click.IntRange(min=0))
 def shard(run_dir: Path, round_: int, shard: int) -> None:
     """Answer requests of a round until none is left to lease."""
-    from evalhpc.workflow.nodes import answering  # start-up time
+    from evalhpc.workflow.node.jobs import answering  # start-up time
 
     sys.exit(answering(run_dir, round_, shard))
 
@@ -73,7 +73,7 @@ def shard(run_dir: Path, round_: int, shard: int) -> None:
 @click.option("--job", required=True, type=click.IntRange(min=0))
 def deploy(run_dir: Path, job: int) -> None:
     """Hold the model servers of a run for all its shards."""
-    from evalhpc.workflow.nodes import deploying  # start-up time
+    from evalhpc.workflow.node.jobs import deploying  # start-up time
 
     sys.exit(deploying(run_dir, job))
 
@@ -83,7 +83,7 @@ def deploy(run_dir: Path, job: int) -> None:
 @_ROUND
 def collect(run_dir: Path, round_: int) -> None:
     """Merge, run the next pass, and publish or go on to the next round."""
-    from evalhpc.workflow.nodes import collecting  # start-up time
+    from evalhpc.workflow.node.jobs import collecting  # start-up time
 
     sys.exit(collecting(run_dir, round_))
 
@@ -98,8 +98,8 @@ def collect(run_dir: Path, round_: int) -> None:
 def stage_(run_dir: Path, benchmark: str, number: int, isolated: bool) -> None:
     """Run a harness over stubs, as a pass of `evalhpc stage`."""
     from evalhpc.errors import EvalhpcError  # start-up time
-    from evalhpc.workflow.signals import INTERRUPTED, Interrupted
-    from evalhpc.workflow.stage_pass import stage_pass
+    from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted
+    from evalhpc.workflow.stage.passes import stage_pass
 
     try:
         sys.exit(stage_pass(run_dir, benchmark, number, isolated=isolated))
@@ -114,7 +114,7 @@ def stage_(run_dir: Path, benchmark: str, number: int, isolated: bool) -> None:
 @click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to look at.")
 def check(wish: Path) -> None:
     """Tell what this node has, as the job of `evalhpc site check --node`."""
-    from evalhpc.workflow.node_probe import probe  # start-up time
+    from evalhpc.workflow.site.node_probe import probe  # start-up time
 
     probe(wish)
 
@@ -123,7 +123,7 @@ def check(wish: Path) -> None:
 @click.option("--wish", required=True, type=click.Path(path_type=Path), help="What to import.")
 def import_(wish: Path) -> None:
     """Import an image into a site's store, as a job of `evalhpc images import`."""
-    from evalhpc.workflow.image_jobs import import_in_job  # start-up time
+    from evalhpc.workflow.images.jobs import import_in_job  # start-up time
 
     sys.exit(import_in_job(wish))
 
@@ -135,8 +135,8 @@ def import_(wish: Path) -> None:
 )
 def drive(run_dir: Path, first: str) -> None:
     """Run all jobs of a run on this machine, in order (the `local` site)."""
-    from evalhpc.workflow.local import drive as run_driver  # start-up time
-    from evalhpc.workflow.run import open_run
+    from evalhpc.workflow.record.run import open_run
+    from evalhpc.workflow.submit.local import drive as run_driver  # start-up time
 
     sys.exit(run_driver(open_run(run_dir), first))
 
@@ -163,7 +163,7 @@ def enter(
 ) -> None:
     """Become a command in an image, with a home of its own."""
     from evalhpc.errors import EvalhpcError  # start-up time
-    from evalhpc.workflow.enter import enter as become
+    from evalhpc.workflow.node.enter import enter as become
 
     try:
         become(

@@ -12,9 +12,9 @@ from evalhpc.cli.output import fitted, print_json, print_table, show_results
 from evalhpc.cli.values import budget, word
 
 if TYPE_CHECKING:
-    from evalhpc.workflow.findings import Finding
-    from evalhpc.workflow.run import Run
-    from evalhpc.workflow.status import RunStatus
+    from evalhpc.workflow.record.run import Run
+    from evalhpc.workflow.watch.findings import Finding
+    from evalhpc.workflow.watch.status import RunStatus
 
 _RUN = click.argument("run", callback=word)
 #: Shards that failed, and lines of each one's log, that the text shows.
@@ -24,7 +24,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print data instead
 
 
 def _open(run: str) -> Run:
-    from evalhpc.workflow.listing import find_run  # start-up time
+    from evalhpc.workflow.watch.listing import find_run  # start-up time
 
     return find_run(run, os.environ)
 
@@ -39,8 +39,8 @@ def status(run: str, as_json: bool) -> None:
     files say what they can, and the exit code is 5.
     """
     from evalhpc.errors import ClusterError  # start-up time
-    from evalhpc.workflow.explain import explain_status
-    from evalhpc.workflow.status import look
+    from evalhpc.workflow.watch.explain import explain_status
+    from evalhpc.workflow.watch.status import look
 
     opened = _open(run)
     found = look(opened)
@@ -125,7 +125,7 @@ def _show_failed_shards(found: RunStatus) -> None:
 @_JSON
 def logs(run: str, kind: str | None, lines: int, as_json: bool) -> None:
     """The last lines of every log of RUN, harness logs included."""
-    from evalhpc.workflow.logs import log_tails  # start-up time
+    from evalhpc.workflow.watch.logs import log_tails  # start-up time
 
     tails = log_tails(_open(run), kind or "", lines)
     if as_json:
@@ -142,7 +142,7 @@ def logs(run: str, kind: str | None, lines: int, as_json: bool) -> None:
 @_RUN
 def cancel(run: str) -> None:
     """Stop RUN and keep its answers; `evalhpc resume` goes on from there."""
-    from evalhpc.workflow.control import cancel as cancel_run  # start-up time
+    from evalhpc.workflow.submit.control import cancel as cancel_run  # start-up time
 
     opened = _open(run)
     ended = cancel_run(opened)
@@ -166,8 +166,8 @@ def resume(
     run: str, wait: bool, max_gpu_hours: float | None, no_preflight: bool, as_json: bool
 ) -> None:
     """Go on with RUN: ask only what has no answer yet."""
-    from evalhpc.workflow.control import resume as resume_run  # start-up time
-    from evalhpc.workflow.preflight import preflight
+    from evalhpc.workflow.submit.control import resume as resume_run  # start-up time
+    from evalhpc.workflow.submit.preflight import preflight
 
     opened = _open(run)
     if not no_preflight:
@@ -191,7 +191,7 @@ def resume(
 @_JSON
 def merge(run: str, as_json: bool) -> None:
     """Merge RUN's journals into its store; the same journals give the same bytes."""
-    from evalhpc.workflow.control import merge_run  # start-up time
+    from evalhpc.workflow.submit.control import merge_run  # start-up time
 
     report = merge_run(_open(run))
     if as_json:
@@ -209,7 +209,7 @@ def results(run: str, as_json: bool) -> None:
 
     Scores without the answers to some requests (run.max_failures) are exit code 11.
     """
-    from evalhpc.workflow.results import read_results, refuse_partial  # start-up time
+    from evalhpc.workflow.watch.results import read_results, refuse_partial  # start-up time
 
     opened = _open(run)
     document = read_results(opened)
@@ -226,12 +226,12 @@ def results(run: str, as_json: bool) -> None:
 @_JSON
 def verify(run: str, replay: bool, as_json: bool) -> None:
     """Recheck RUN's certificate from its journals: nothing missing, doubled or changed."""
-    from evalhpc.workflow.verify import verify_run  # start-up time
+    from evalhpc.workflow.collect.verify import verify_run  # start-up time
 
     opened = _open(run)
     checks = verify_run(opened)
     if replay:
-        from evalhpc.workflow.replay import replay as run_again  # start-up time
+        from evalhpc.workflow.collect.replay import replay as run_again  # start-up time
 
         checks.append(("replay", run_again(opened)))
     if as_json:

@@ -44,10 +44,10 @@ def stage(offline: bool, no_images: bool, as_json: bool, **options: Any) -> None
     """
     import logging  # start-up time
 
-    from evalhpc.workflow.signals import INTERRUPTED, Interrupted, interruptible
-    from evalhpc.workflow.stage import stage as stage_all
-    from evalhpc.workflow.stage_images import stage_images
-    from evalhpc.workflow.wish import Wish
+    from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted, interruptible
+    from evalhpc.workflow.stage.images import stage_images
+    from evalhpc.workflow.stage.stage import stage as stage_all
+    from evalhpc.workflow.submit.wish import Wish
 
     # It says when another staging is waited for.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")

@@ -16,8 +16,8 @@ from evalhpc.cli.values import budget, folder, word
 
 if TYPE_CHECKING:
     from evalhpc.models.runspec import RunSpec
-    from evalhpc.workflow.prepare import Prepared
-    from evalhpc.workflow.run import Run
+    from evalhpc.workflow.record.run import Run
+    from evalhpc.workflow.submit.prepare import Prepared
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,12 +90,12 @@ def submit(wait: bool, dry_run: bool, no_preflight: bool, as_json: bool, **optio
 
     Without --model the demo model runs, without --suite and --tasks the demo suite.
     """
-    from evalhpc.workflow.estimate import estimate as estimated  # start-up time
-    from evalhpc.workflow.estimate import start
-    from evalhpc.workflow.launch import launch
-    from evalhpc.workflow.preflight import preflight
-    from evalhpc.workflow.prepare import prepare
-    from evalhpc.workflow.wish import Wish
+    from evalhpc.workflow.submit.estimate import estimate as estimated  # start-up time
+    from evalhpc.workflow.submit.estimate import start
+    from evalhpc.workflow.submit.launch import launch
+    from evalhpc.workflow.submit.preflight import preflight
+    from evalhpc.workflow.submit.prepare import prepare
+    from evalhpc.workflow.submit.wish import Wish
 
     wish = Wish(**_merged(options))
     prepared = _warned(prepare(wish, os.environ))
@@ -157,8 +157,8 @@ def serving_lines(spec: RunSpec) -> Iterator[str]:
 @_with_options
 def render(as_json: bool, **options: Any) -> None:
     """Write and print every script that `submit` would run; submit nothing."""
-    from evalhpc.workflow.prepare import prepare  # start-up time
-    from evalhpc.workflow.wish import Wish
+    from evalhpc.workflow.submit.prepare import prepare  # start-up time
+    from evalhpc.workflow.submit.wish import Wish
 
     _show_scripts(_warned(prepare(Wish(**_merged(options)), os.environ)).run, as_json)
 
@@ -173,8 +173,8 @@ def estimate(as_json: bool, **options: Any) -> None:
 
     No run directory is made. What `submit` would refuse is refused after the figures.
     """
-    from evalhpc.workflow.estimate import estimate_wish  # start-up time
-    from evalhpc.workflow.wish import Wish
+    from evalhpc.workflow.submit.estimate import estimate_wish  # start-up time
+    from evalhpc.workflow.submit.wish import Wish
 
     wished = estimate_wish(Wish(**_merged(options)), os.environ)
     _warn(wished.warnings)

@@ -17,7 +17,7 @@ from evalhpc.core.quoting import Words
 from evalhpc.core.rendering import render_run
 from evalhpc.core.template_environment import Templates
 from evalhpc.errors import ConfigError
-from evalhpc.workflow.lint import lint
+from evalhpc.workflow.submit.lint import lint
 from tests.factories import make_spec
 from tests.golden_variants import GOLDEN
 

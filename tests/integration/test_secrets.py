@@ -21,7 +21,7 @@ from evalhpc.core.masking import Mask, MaskedStream
 from evalhpc.errors import ConfigError
 from evalhpc.models.site import Secrets
 from evalhpc.storage.scan import files_below, stream_has
-from evalhpc.workflow.site_secrets import read_secrets
+from evalhpc.workflow.record.secrets import read_secrets
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import EVALHPC
 from tests.models.checkpoints import write_hf

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from evalhpc.workflow.signals import INTERRUPTED
+from evalhpc.workflow.record.signals import INTERRUPTED
 from tests.integration.cluster import DevCluster, wait_until
 from tests.integration.harness_image import build_root, pack
 from tests.integration.lm_eval_tasks import without_catalogue

@@ -12,7 +12,7 @@ from evalhpc.cli.main import cli
 from evalhpc.core.estimate import Ask, price
 from evalhpc.core.expectation import default
 from evalhpc.models.site import JobSize
-from evalhpc.workflow.estimate import Estimate, Start
+from evalhpc.workflow.submit.estimate import Estimate, Start
 
 
 def estimated(gpus: int, **changes: Any) -> Estimate:

@@ -12,10 +12,10 @@ from evalhpc.errors import BudgetError, ConfigError, UsageError
 from evalhpc.models.site import JobSize, RunSettings
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.jobs import JobRecord, TestOnly
-from evalhpc.workflow.budget import budget_of, measured, refuse_above_budget
-from evalhpc.workflow.estimate import estimate, start
-from evalhpc.workflow.jobs import record_job, recorded_jobs
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.record.jobs import record_job, recorded_jobs
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit.budget import budget_of, measured, refuse_above_budget
+from evalhpc.workflow.submit.estimate import estimate, start
 from tests.factories import make_spec
 from tests.slurm_fakes import MESSAGES, FakeSlurm
 

@@ -10,8 +10,8 @@ from evalhpc.errors import ConfigError, EndpointError, ModelError
 from evalhpc.models.checkpoint import Model
 from evalhpc.models.deployment import ExportDeploy, Parallel, Serving
 from evalhpc.models.site import Site
-from evalhpc.workflow.choice import choose_deployment, refuse_idle_nodes
-from evalhpc.workflow.server import gpu_lists
+from evalhpc.workflow.serve.server import gpu_lists
+from evalhpc.workflow.submit.choice import choose_deployment, refuse_idle_nodes
 from tests.factories import make_spec
 
 LLAMA_8B = {"weight_bytes": 16 << 30, "layers": 32, "heads": 32, "kv_heads": 8, "head_size": 128}

@@ -9,9 +9,12 @@ import pytest
 
 from evalhpc.errors import StorageError
 from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow import collect, collector_claim, nodes, pulse
-from evalhpc.workflow.collect import Collected, alone
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.collect import claim as collector_claim
+from evalhpc.workflow.collect import collect
+from evalhpc.workflow.collect.collect import Collected, alone
+from evalhpc.workflow.node import jobs as nodes
+from evalhpc.workflow.record import pulse
+from evalhpc.workflow.record.run import Run
 from tests.unit.workflow.test_desk import planned
 
 

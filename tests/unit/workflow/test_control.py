@@ -9,10 +9,10 @@ import pytest
 
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.slurm.jobs import JobRecord
-from evalhpc.workflow import control
-from evalhpc.workflow.excluded_nodes import ExcludedNodes, excluding
-from evalhpc.workflow.jobs import Job, record_job, resumes
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.faults.excluded_nodes import ExcludedNodes, excluding
+from evalhpc.workflow.record.jobs import Job, record_job, resumes
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit import control
 from tests.unit.workflow.test_desk import planned
 
 

@@ -13,9 +13,9 @@ from evalhpc.errors import EndpointError, StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter, read_journal
 from evalhpc.storage.round_view import done_units, worker_stats
-from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.rounds import plan_round
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.answer.desk import Desk
+from evalhpc.workflow.record.rounds import plan_round
+from evalhpc.workflow.record.run import Run
 from tests.factories import make_spec
 
 UNITS = 8
@@ -156,7 +156,7 @@ def test_answers_are_kept_and_leases_given_back_where_nothing_can_be_noted(
 
     async def work(desk: Desk) -> None:
         await answered(desk)
-        monkeypatch.setattr("evalhpc.workflow.desk.append_jsonl", full)
+        monkeypatch.setattr("evalhpc.workflow.answer.desk.append_jsonl", full)
         raise EndpointError("the server is gone")
 
     with pytest.raises(StorageError, match="No space"), Desk(run, 1, 0) as desk:

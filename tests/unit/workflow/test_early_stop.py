@@ -9,17 +9,22 @@ from pathlib import Path
 import pytest
 
 from evalhpc.errors import EndpointError, EvalhpcError, FutileError, StorageError
-from evalhpc.workflow import early_stop
-from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.early_stop import calling_off, fault_of_round, refuse_endless, refuse_futile
-from evalhpc.workflow.excluded_nodes import (
+from evalhpc.workflow.answer.desk import Desk
+from evalhpc.workflow.faults import early_stop
+from evalhpc.workflow.faults.early_stop import (
+    calling_off,
+    fault_of_round,
+    refuse_endless,
+    refuse_futile,
+)
+from evalhpc.workflow.faults.excluded_nodes import (
     node_failures,
 )
-from evalhpc.workflow.jobs import record_job
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.shard_failures import shard_failures
-from evalhpc.workflow.signals import Interrupted
-from evalhpc.workflow.slice_shard import SliceDesk
+from evalhpc.workflow.faults.shard_failures import shard_failures
+from evalhpc.workflow.record.jobs import record_job
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.signals import Interrupted
+from evalhpc.workflow.shard.sliced import SliceDesk
 from tests.unit.workflow.test_desk import ANSWER, planned
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evalhpc import process
-from evalhpc.workflow.enter import enter
+from evalhpc.workflow.node.enter import enter
 
 
 class Replaced(Exception):

@@ -10,17 +10,17 @@ import pytest
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow import excluded_nodes
-from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.excluded_nodes import (
+from evalhpc.workflow.answer.desk import Desk
+from evalhpc.workflow.faults import excluded_nodes
+from evalhpc.workflow.faults.excluded_nodes import (
     carried_over,
     choose_excluded,
     excluding,
     node_failures,
     one_bad_node,
 )
-from evalhpc.workflow.jobs import record_job
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.record.jobs import record_job
+from evalhpc.workflow.record.run import Run
 from tests.unit.workflow.test_desk import planned
 from tests.unit.workflow.test_early_stop import died, fail, loading
 

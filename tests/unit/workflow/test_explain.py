@@ -11,12 +11,12 @@ import pytest
 from evalhpc.errors import ClusterError
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.jobs import JobRecord
-from evalhpc.workflow.explain import Explanation, Target, explain_run, explain_status
-from evalhpc.workflow.job_answers import JobAnswers, ask
-from evalhpc.workflow.jobs import record_job, recorded_jobs
-from evalhpc.workflow.log_evidence import log_evidence, plain
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.status import run_status
+from evalhpc.workflow.record.job_answers import JobAnswers, ask
+from evalhpc.workflow.record.jobs import record_job, recorded_jobs
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.watch.explain import Explanation, Target, explain_run, explain_status
+from evalhpc.workflow.watch.log_evidence import log_evidence, plain
+from evalhpc.workflow.watch.status import run_status
 from tests.factories import make_spec
 from tests.slurm_fakes import FakeSlurm, message
 

@@ -12,7 +12,7 @@ from evalhpc.core.acceptance import Outcome
 from evalhpc.core.expectation import profile
 from evalhpc.paths import RunPaths
 from evalhpc.storage.heartbeats import Heartbeat
-from evalhpc.workflow.history import READ, History, read_history, read_past
+from evalhpc.workflow.record.history import READ, History, read_history, read_past
 from tests.factories import make_spec
 
 SPEC = make_spec()

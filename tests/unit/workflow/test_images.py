@@ -15,17 +15,17 @@ from evalhpc.errors import ConfigError, IntegrityError, StorageError, UsageError
 from evalhpc.models.image import ImportWish
 from evalhpc.models.site import Site
 from evalhpc.storage.images import ImageStore
-from evalhpc.workflow.image_jobs import ImportJob, import_in_job, wait_for
-from evalhpc.workflow.image_list import list_images
-from evalhpc.workflow.image_prune import prunable, remove
-from evalhpc.workflow.image_sites import import_wish, site_with_store, stored_images
-from evalhpc.workflow.image_use import (
+from evalhpc.workflow.images.importing import Imported, import_image
+from evalhpc.workflow.images.jobs import ImportJob, import_in_job, wait_for
+from evalhpc.workflow.images.listing import list_images
+from evalhpc.workflow.images.prune import prunable, remove
+from evalhpc.workflow.record.image_sites import import_wish, site_with_store, stored_images
+from evalhpc.workflow.record.image_use import (
     certified_digests,
     image_facts,
     image_warnings,
     refuse_changed,
 )
-from evalhpc.workflow.images import Imported, import_image
 from tests.factories import make_spec
 from tests.unit.containers.test_image_files import sif, squashfs
 

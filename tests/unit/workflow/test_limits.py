@@ -17,11 +17,18 @@ from evalhpc.slurm.arrays import parse_tasks
 from evalhpc.slurm.chain import Step
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.quotas import Allowed, Queued, Quotas
-from evalhpc.workflow import status
-from evalhpc.workflow.jobs import record_job, recorded_jobs
-from evalhpc.workflow.launch import first_steps
-from evalhpc.workflow.limits import Bounds, in_arrays, read_bounds, refuse_long, tasks_of, within
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.record.jobs import record_job, recorded_jobs
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit.launch import first_steps
+from evalhpc.workflow.submit.limits import (
+    Bounds,
+    in_arrays,
+    read_bounds,
+    refuse_long,
+    tasks_of,
+    within,
+)
+from evalhpc.workflow.watch import status
 from tests.factories import make_spec
 from tests.slurm_fakes import FakeSlurm, captured
 

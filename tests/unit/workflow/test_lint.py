@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from evalhpc.errors import ConfigError
-from evalhpc.workflow.lint import refuse_secrets
+from evalhpc.workflow.submit.lint import refuse_secrets
 
 WORD = "judge_token: model-7b-instruct"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalhpc.workflow.listing import run_roots
+from evalhpc.workflow.watch.listing import run_roots
 
 
 def test_roots_of_other_clusters_are_not_looked_at(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from evalhpc.http.client import HttpClient
 from evalhpc.http.messages import HttpResponse
 from evalhpc.worker.asking import Asker, RetryPolicy
 from evalhpc.worker.dialects import DIALECTS
-from evalhpc.workflow import liveness
-from evalhpc.workflow.liveness import Canary, watched, while_alive
+from evalhpc.workflow.serve import liveness
+from evalhpc.workflow.serve.liveness import Canary, watched, while_alive
 
 EVERY = 0.02
 PROBE = Request(bytes(20), "canary", "model", "POST", "/completions",

@@ -8,7 +8,7 @@ import pytest
 
 from evalhpc.containers.mounts import Mount
 from evalhpc.errors import ConfigError
-from evalhpc.workflow.mount_points import make_mount_points
+from evalhpc.workflow.node.mount_points import make_mount_points
 
 
 def test_folders_and_files_are_made_as_their_sources_are(tmp_path: Path) -> None:

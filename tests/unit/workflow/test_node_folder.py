@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evalhpc.errors import StorageError
-from evalhpc.workflow.node_folder import node_folder, private_folder
+from evalhpc.workflow.node.folder import node_folder, private_folder
 
 
 @pytest.fixture(autouse=True)

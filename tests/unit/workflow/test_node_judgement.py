@@ -9,9 +9,9 @@ import pytest
 
 from evalhpc.models.node_check import NodeFacts
 from evalhpc.models.site import Site
-from evalhpc.workflow.node_judgement import Seen, clock, judge
-from evalhpc.workflow.node_probe import network
-from evalhpc.workflow.site_checks import Check
+from evalhpc.workflow.site.checks import Check
+from evalhpc.workflow.site.node_judgement import Seen, clock, judge
+from evalhpc.workflow.site.node_probe import network
 
 GOOD: dict[str, Any] = {
     "token": "t", "host": "n1", "python": "/p/python", "version": "1", "lock_seen": True,

@@ -17,9 +17,9 @@ from evalhpc.paths import RunPaths
 from evalhpc.process import Finished
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.stage import StageFolder
-from evalhpc.workflow import preflight as checks
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.wish import Wish
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit import preflight as checks
+from evalhpc.workflow.submit.wish import Wish
 from tests.factories import make_spec
 from tests.slurm_fakes import FakeSlurm, captured
 

@@ -7,7 +7,7 @@ import pytest
 from evalhpc.core.acceptance import Outcome
 from evalhpc.errors import IntegrityError
 from evalhpc.models.certificate import Certificate, Counts
-from evalhpc.workflow.records import read_record
+from evalhpc.workflow.record.records import read_record
 
 CERTIFICATE = Certificate(
     run_id="r", run_hash="h", evalhpc_version="0", model_id="m", model_fingerprint="f",

@@ -13,10 +13,10 @@ from evalhpc.errors import StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.requests_file import read_requests
-from evalhpc.workflow.jobs import record_job
-from evalhpc.workflow.merging import merge
-from evalhpc.workflow.rounds import CUT_SHORT, load_plan, plan_round, within_budget
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.record.jobs import record_job
+from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.rounds import CUT_SHORT, load_plan, plan_round, within_budget
+from evalhpc.workflow.record.run import Run
 from tests.factories import make_spec
 
 LENGTHS = (10, 400, 10, 90, 400, 90, 10)

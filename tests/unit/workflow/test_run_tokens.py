@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from evalhpc.paths import RunPaths
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.tokens import drop_token, make_token, read_token
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.tokens import drop_token, make_token, read_token
 from tests.factories import make_spec
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from evalhpc.errors import EndpointError
 from evalhpc.paths import RunPaths, attempt_of
 from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow.desk import Desk
-from evalhpc.workflow.excluded_nodes import node_failures
-from evalhpc.workflow.shard_failures import shard_failures, silent_shards, unended
+from evalhpc.workflow.answer.desk import Desk
+from evalhpc.workflow.faults.excluded_nodes import node_failures
+from evalhpc.workflow.faults.shard_failures import shard_failures, silent_shards, unended
 from tests.unit.workflow.test_desk import planned
 
 

@@ -12,13 +12,14 @@ import pytest
 from evalhpc.deploy.readiness import Kind
 from evalhpc.errors import EndpointError
 from evalhpc.paths import RunPaths
-from evalhpc.workflow import herald as herald_module
-from evalhpc.workflow import pulse, shared
-from evalhpc.workflow.herald import Herald
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.shared import SharedReplica, call_answered, published
-from evalhpc.workflow.signals import Interrupted, Received
-from evalhpc.workflow.tokens import drop_token, make_token, read_token
+from evalhpc.workflow.record import pulse
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.signals import Interrupted, Received
+from evalhpc.workflow.record.tokens import drop_token, make_token, read_token
+from evalhpc.workflow.serve import herald as herald_module
+from evalhpc.workflow.serve import shared
+from evalhpc.workflow.serve.herald import Herald
+from evalhpc.workflow.serve.shared import SharedReplica, call_answered, published
 from tests.factories import make_spec
 
 URLS = {"model": "http://192.0.2.1:1/v1"}

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from evalhpc.workflow.signals import Interrupted, interruptible
+from evalhpc.workflow.record.signals import Interrupted, interruptible
 
 
 def _busy() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from evalhpc.paths import RunPaths
-from evalhpc.workflow import deployment
-from evalhpc.workflow.run import Run
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve import deployment
 from tests.factories import make_spec
 
 

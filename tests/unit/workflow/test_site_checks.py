@@ -10,8 +10,8 @@ import pytest
 from evalhpc.models.site import Site
 from evalhpc.slurm.jobs import Limits, Partition
 from evalhpc.slurm.quotas import Allowed, Queued, Quotas
-from evalhpc.workflow.site_checks import Check, compare
-from evalhpc.workflow.sites import check_site
+from evalhpc.workflow.site.check import check_site
+from evalhpc.workflow.site.checks import Check, compare
 
 GPU = Partition(
     "gpu", default=True, max_seconds=4 * 3600, total_nodes=9, gres=("gpu:h100:8(S:0-1)",)

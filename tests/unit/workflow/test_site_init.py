@@ -20,9 +20,9 @@ from evalhpc.models.site import Site
 from evalhpc.process import Finished
 from evalhpc.slurm.inventory import Association, Node, parse_associations, parse_nodes
 from evalhpc.slurm.jobs import Limits, Partition
-from evalhpc.workflow.site_draft import Draft, draft
-from evalhpc.workflow.site_init import refuse_overwriting, site_file, write_site
-from evalhpc.workflow.site_survey import Folder, Survey, filesystem_of, survey
+from evalhpc.workflow.site.draft import Draft, draft
+from evalhpc.workflow.site.init import refuse_overwriting, site_file, write_site
+from evalhpc.workflow.site.survey import Folder, Survey, filesystem_of, survey
 from tests.slurm_fakes import FakeSlurm, captured
 
 CPU = Partition("cpu", default=True, max_seconds=1800, total_nodes=2)

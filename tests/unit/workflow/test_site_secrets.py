@@ -9,7 +9,7 @@ import pytest
 
 from evalhpc.errors import ConfigError
 from evalhpc.models.site import Secrets
-from evalhpc.workflow.site_secrets import exports, read_secrets
+from evalhpc.workflow.record.secrets import exports, read_secrets
 
 VALUE = "v4lue-of-a-secret"
 

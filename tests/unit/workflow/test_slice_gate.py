@@ -9,7 +9,7 @@ import pytest
 from evalhpc.core.identity import HASH_BYTES, Answer, Request, make_key
 from evalhpc.errors import EndpointError
 from evalhpc.storage.follow import QueueReader, QueueWriter
-from evalhpc.workflow.slice_run import SliceGate
+from evalhpc.workflow.slices.harness import SliceGate
 
 ANSWER = Answer(200, "application/json", b"{}")
 RUN_HASH = "0" * 64

@@ -13,11 +13,11 @@ from evalhpc.errors import ConfigError
 from evalhpc.models.checkpoint import Model
 from evalhpc.models.image import ImageRecord, ImportWish
 from evalhpc.models.site import Site
-from evalhpc.workflow import stage_images
-from evalhpc.workflow.images import Imported
-from evalhpc.workflow.stage import stand_in
-from evalhpc.workflow.stage_runtime import login_site
-from evalhpc.workflow.wish import Wish
+from evalhpc.workflow.images.importing import Imported
+from evalhpc.workflow.stage import images as stage_images
+from evalhpc.workflow.stage.runtime import login_site
+from evalhpc.workflow.stage.stage import stand_in
+from evalhpc.workflow.submit.wish import Wish
 from tests.factories import make_spec
 from tests.models.checkpoints import write_hf
 

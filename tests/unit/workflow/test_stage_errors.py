@@ -8,7 +8,7 @@ import pytest
 
 from evalhpc.models.stage import StagePass
 from evalhpc.models.suite import Benchmark
-from evalhpc.workflow.stage_errors import pass_failed
+from evalhpc.workflow.stage.errors import pass_failed
 
 SUMS = Benchmark(name="sums", harness="lm-eval", task="sums")
 ENDED = StagePass(exit_code=1, asked=0, digest="", isolated=False, seconds=1)

@@ -12,12 +12,12 @@ from evalhpc.errors import EndpointError, IncompleteError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import append_jsonl
 from evalhpc.storage.heartbeats import Heartbeat
-from evalhpc.workflow.collect import Collected, collect
-from evalhpc.workflow.jobs import record_job
-from evalhpc.workflow.launch import first_steps, timed
-from evalhpc.workflow.rounds import plan_round
-from evalhpc.workflow.run import Run
-from evalhpc.workflow.walltime import Prediction, predict
+from evalhpc.workflow.collect.collect import Collected, collect
+from evalhpc.workflow.record.jobs import record_job
+from evalhpc.workflow.record.rounds import plan_round
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.submit.launch import first_steps, timed
+from evalhpc.workflow.submit.walltime import Prediction, predict
 from tests.factories import make_spec, merged
 from tests.unit.workflow.test_history import write_run
 

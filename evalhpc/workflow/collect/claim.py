@@ -1,0 +1,63 @@
+"""One collector at a time, also where the file system's locks end at each node."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from evalhpc.errors import StorageError
+from evalhpc.storage.leases import LeaseBook
+from evalhpc.workflow.record.pulse import Pulse
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve.herald import node_name
+
+_COLLECTOR = 0  # the one unit of the folder
+_LOOK = 0.5
+
+#: Raises StorageError for a collector that another one has taken for dead.
+StillSole = Callable[[], None]
+
+
+@contextmanager
+def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
+    """Hold the run's collector lease within the block; StorageError (`busy`) if another one does.
+
+    One that was killed holds it as long as a dead shard its units: until its heartbeat has stood
+    still for `run.lease_timeout` seconds, which are waited for.
+    """
+    worker = f"{node_name()}-{os.getpid()}-{secrets.token_hex(4)}"
+    timeout = run.spec.run.lease_timeout
+    book = LeaseBook(run.paths.collector_leases, worker, timeout)
+
+    def still_sole() -> None:
+        if not book.still_mine(_COLLECTOR):
+            raise StorageError(
+                "another collector has taken over this run",
+                cause=f"this one was not heard of for {timeout:g} s (run.lease_timeout)",
+                hint=f"evalhpc status {run.word}",
+            )
+
+    try:
+        _await(book, timeout, busy)
+        pulse = Pulse(lambda: book.beat({}))
+        pulse.start()
+        try:
+            yield still_sole
+        finally:
+            pulse.stop()
+    finally:
+        book.end({})
+
+
+def _await(book: LeaseBook, timeout: float, busy: str) -> None:
+    """Return once the lease is ours; StorageError when its holder still lives after `timeout`."""
+    deadline = time.monotonic() + timeout + 4 * _LOOK
+    while book.next_unit([_COLLECTOR]) is None:
+        if time.monotonic() > deadline:
+            raise StorageError(
+                busy, cause="it was started twice", hint="wait for the other one to end"
+            )
+        time.sleep(_LOOK)

@@ -1,0 +1,1 @@
+"""What runs inside jobs: one function a batch script."""

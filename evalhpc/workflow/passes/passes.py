@@ -1,0 +1,188 @@
+"""One pass: every benchmark's harness, unmodified, against a gateway over the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import uvloop
+
+from evalhpc.core.acceptance import Outcome, verdict
+from evalhpc.core.planning import unused_answers, unused_repeats
+from evalhpc.errors import StorageError
+from evalhpc.gateway.app import Forward
+from evalhpc.models.suite import Benchmark
+from evalhpc.storage.atomic import remove_temporaries, write_text
+from evalhpc.storage.requests_file import RequestWriter
+from evalhpc.storage.scan import files_with_stubs
+from evalhpc.storage.store import Store
+from evalhpc.workflow.answer.queue import queued_answers
+from evalhpc.workflow.faults.failures import failed_requests
+from evalhpc.workflow.passes.harness_run import Known, Place, log_tail, run_harness
+from evalhpc.workflow.passes.live import live_answers
+from evalhpc.workflow.record.records import read_record
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.signals import until_signalled
+from evalhpc.workflow.record.stored import Stored, stored_answers
+from evalhpc.workflow.serve.replica import Endpoint
+
+log = logging.getLogger(__name__)
+
+#: Unused answers that an outcome names.
+_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What every benchmark of one pass is answered from."""
+
+    store: Store
+    failed: Mapping[bytes, str]  # key → why it was given up for good
+    stored: Mapping[str, Stored]
+
+
+def run_pass(
+    run: Run, number: int, endpoints: Mapping[str, Endpoint] | None = None
+) -> list[Outcome]:
+    """Run pass `number` of every benchmark; one that went well before is not run again.
+
+    One that is final over the same answers has the outcome of its own, earlier pass. With
+    `endpoints` its misses are answered live.
+    """
+    return uvloop.run(until_signalled(_passes(run, number, endpoints)))
+
+
+async def _passes(run: Run, number: int, endpoints: Mapping[str, Endpoint] | None) -> list[Outcome]:
+    if run.spec.run.miss == "wait" and number == 0:
+        async with queued_answers(run) as queue:
+            return await all_passes(run, number, queue)
+    if endpoints is None:
+        return await all_passes(run, number)
+    async with live_answers(run, number, endpoints) as live:
+        return await all_passes(run, number, live)
+
+
+def load_outcome(run: Run, number: int, benchmark: str) -> Outcome | None:
+    """What a finished pass wrote down, or None."""
+    path = run.paths.outcome(number, benchmark)
+    return read_record(path, Outcome) if path.is_file() else None
+
+
+def outcome_before(run: Run, number: int, benchmark: str) -> Outcome | None:
+    """The latest outcome before pass `number`: rounds that only asked again had no pass."""
+    earlier = (load_outcome(run, n, benchmark) for n in range(number - 1, -1, -1))
+    return next((outcome for outcome in earlier if outcome is not None), None)
+
+
+async def all_passes(run: Run, number: int, live: Forward | None = None) -> list[Outcome]:
+    """`run_pass` for a caller that has an event loop."""
+    # A fixed port serves one gateway at a time.
+    fixed = run.spec.site.gateway.port != 0
+    at_once = asyncio.Semaphore(1 if fixed else run.spec.site.resources.planning.cpus)
+
+    async def one(benchmark: Benchmark) -> Outcome:
+        async with at_once:
+            return await _benchmark_pass(run, number, benchmark, known, live)
+
+    with run.open_store() as store:
+        failed = failed_requests(run, store)
+        reasons = {key: request.reason for key, request in failed.items()}
+        known = _Known(store, reasons, stored_answers(run, store, failed))
+        log.info("pass %d: %d benchmarks, %d answers", number, len(run.spec.benchmarks), len(store))
+        tasks = [asyncio.create_task(one(b)) for b in run.spec.benchmarks]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _benchmark_pass(
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
+) -> Outcome:
+    root = known.stored[benchmark.name].root
+    done = _done_before(run, number, benchmark.name, root)
+    if done is not None:
+        log.info("pass %d of %s is there already", done.number, benchmark.name)
+        return done
+    _fresh_folder(run, number, benchmark.name)
+    outcome = await _with_gateway(run, number, benchmark, known, live)
+    outcome = outcome.model_copy(update={"store_root": root})
+    write_text(run.paths.outcome(number, benchmark.name), outcome.model_dump_json(indent=1))
+    log.info(
+        "pass %d of %s: asked %d, answered %d, misses %d, dependents %d, exit code %d, %.1f s",
+        number, benchmark.name, outcome.asked, outcome.answered, outcome.misses,
+        outcome.dependents, outcome.exit_code, outcome.seconds,
+    )  # fmt: skip
+    return outcome
+
+
+def _done_before(run: Run, number: int, benchmark: str, root: str) -> Outcome | None:
+    """The outcome of this pass, or of an earlier and final one, over the answers of `root`.
+
+    An outcome stands for the answers that it was made from, and for no others.
+    """
+    same = load_outcome(run, number, benchmark)
+    done = same or outcome_before(run, number, benchmark)
+    if done is None or done.store_root != root:
+        return None
+    good = ("final", "misses") if same is not None else ("final",)
+    return done if verdict(done) in good else None
+
+
+async def _with_gateway(
+    run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
+) -> Outcome:
+    paths = run.paths
+    place = Place(
+        output=paths.pass_output(number, benchmark.name),
+        log=paths.harness_log(number, benchmark.name),
+        progress=paths.pass_progress(number, benchmark.name),
+        port=run.spec.site.gateway.port,
+    )
+    with RequestWriter(paths.misses(number, benchmark.name), run.hash) as misses:
+        source = Known(known.store.get, misses.append, live, known.failed)
+        ended = await run_harness(run, benchmark, source, place)
+    code, counts, used = ended.exit_code, ended.counts, ended.used
+    final = code == 0 and not counts.misses
+    stored = known.stored[benchmark.name].keys if code == 0 else []
+    unused = unused_answers(stored, used)
+    return Outcome(
+        benchmark=benchmark.name,
+        number=number,
+        exit_code=code,
+        asked=counts.asked,
+        answered=counts.answered,
+        live=counts.live,
+        failed=counts.failed,
+        misses=counts.misses,
+        dependents=counts.dependents,
+        stub_files=files_with_stubs(place.output) if final else (),
+        unused=len(unused),
+        unused_keys=tuple(key.hex() for key in unused[:_SHOWN]),
+        unused_repeats=len(unused_repeats(stored, used)),
+        seconds=ended.seconds,
+        log_tail=log_tail(place.log) if code else (),
+    )
+
+
+def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
+    """An empty output folder; what an interrupted pass left is moved aside, never reused."""
+    folder = run.paths.pass_dir(number, benchmark)
+    if folder.exists():
+        aside = 1
+        while (target := folder.with_name(f"{benchmark}.interrupted-{aside}")).exists():
+            aside += 1
+        folder.rename(target)
+        remove_temporaries(target)
+    try:
+        run.paths.pass_output(number, benchmark).mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot create {folder}: {error.strerror}",
+            cause="the run directory is not writable, or its file system is full",
+            hint="free some space, then: evalhpc resume RUN",
+        ) from error

@@ -1,0 +1,1 @@
+"""One task of the array, from its first lease to its last."""

@@ -1,0 +1,1 @@
+"""Site files: drafted, shown, and checked against the cluster and its nodes."""

@@ -1,0 +1,1 @@
+"""`run.shard_by: samples`: slices of the documents instead of requests."""

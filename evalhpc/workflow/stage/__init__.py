@@ -1,0 +1,1 @@
+"""What compute nodes without internet need, fetched beforehand."""

@@ -1,0 +1,205 @@
+"""`evalhpc stage`: data sets and tokenizers into a site's stage folder, for nodes without internet.
+
+A harness is a function of the model's answers. So its planning pass, run here against stubs, loads
+everything that it will load in a job; a second one without internet proves that nothing is missing.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import evalhpc
+from evalhpc import process
+from evalhpc.containers.preflight import check_site
+from evalhpc.errors import HarnessError, UsageError
+from evalhpc.models.checkpoint import Model
+from evalhpc.models.runspec import RunSpec
+from evalhpc.models.stage import StagePass, StageRecord, stage_key
+from evalhpc.models.suite import Benchmark
+from evalhpc.paths import RunPaths
+from evalhpc.storage.atomic import storage_errors
+from evalhpc.storage.stage import StageFolder
+from evalhpc.workflow.record.records import read_record
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.stage.errors import pass_failed
+from evalhpc.workflow.stage.runtime import login_site
+from evalhpc.workflow.submit.prepare import fill_run, resolve_wish
+from evalhpc.workflow.submit.wish import Wish
+
+#: How long another staging of the same folder is waited for, in seconds.
+LOCK_WAIT = 4 * 3600.0
+#: Without a network of its own: this command, where the machine allows it.
+ISOLATED = ("unshare", "--map-root-user", "--net")
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+_FETCH, _PROOF = 0, 1  # the two passes
+
+Said = Callable[[str], None]
+
+
+def stage(
+    wish: Wish,
+    environ: Mapping[str, str],
+    *,
+    fetch: bool = True,
+    lock_wait: float = LOCK_WAIT,
+    said: Said = lambda _line: None,
+) -> list[StageRecord]:
+    """Stage every benchmark of the wish; raises EvalhpcError with the first that cannot be.
+
+    Without `fetch` it is only proved, and recorded, that what is there suffices.
+    """
+    spec, warnings = _spec(wish, environ)
+    assert spec.site.stage_dir is not None, "_spec has seen to it"
+    folder = StageFolder(Path(spec.site.stage_dir))
+    folder.make()
+    with folder.locked(lock_wait) as alone, folder.workspace(alone=alone) as work:
+        run = Run(RunPaths(work), spec, spec.digest())
+        fill_run(run, warnings)
+        one = _Staging(run, folder, environ, _can_isolate(), said)
+        return [one.staged(benchmark, fetch=fetch) for benchmark in spec.benchmarks]
+
+
+def _spec(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple[str, ...]]:
+    """The run that is planned here: the site's, with a model that nobody asks."""
+    spec, warnings = resolve_wish(wish, environ, stand_in)
+    if spec.site.stage_dir is None:
+        raise UsageError(
+            f"site {spec.site.name!r} has no folder for staged data",
+            cause="stage_dir is not set",
+            hint="--set stage_dir=FOLDER, better in the site file: a folder that all nodes see, "
+            "such as $SCRATCH/evalhpc-stage (docs/stage.md)",
+        )
+    site = login_site(spec.site, environ)
+    hidden = set(_OFFLINE)
+    variables = {k: v for k, v in site.environment.variables.items() if k not in hidden}
+    environment = site.environment.model_copy(update={"variables": variables})
+    check_site(site.container, [harness.image for harness in spec.harnesses.values()])
+    passed = {name: value for name, value in spec.environment.items() if name not in hidden}
+    site = site.model_copy(update={"environment": environment})
+    return spec.model_copy(update={"site": site, "environment": passed}), warnings
+
+
+def stand_in(model: Model | None) -> Model:
+    """What takes the model's place: its name and tokenizer, at an address that is never asked."""
+    return Model(
+        model_id="staged" if model is None else model.model_id,
+        format="endpoint",
+        url="http://127.0.0.1:9/v1",
+        tokenizer=None if model is None else model.tokenizer,
+    )
+
+
+def _can_isolate() -> bool:
+    return process.run([*ISOLATED, "true"], check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class _Staging:
+    """One call of `stage`, with its folder locked."""
+
+    run: Run
+    folder: StageFolder
+    environ: Mapping[str, str]
+    isolates: bool
+    said: Said
+
+    def staged(self, benchmark: Benchmark, *, fetch: bool) -> StageRecord:
+        """Fetch what the benchmark loads, prove that it suffices, and record it."""
+        begun, before = time.monotonic(), _total(self.folder)
+        first = self._pass(benchmark, _FETCH) if fetch else None
+        grown = _total(self.folder) - before
+        if first is not None:
+            self.said(f"{benchmark.name}: {grown / 1e6:.1f} MB fetched in {first.seconds:.0f} s")
+        proof = self._pass(benchmark, _PROOF, fetched=fetch)
+        record = self._record(benchmark, first or proof, proof, max(0, grown), begun)
+        self.folder.write(benchmark, record)
+        self.folder.log(benchmark).unlink(missing_ok=True)
+        where = "without a network" if proof.isolated else "with offline variables"
+        self.said(f"{benchmark.name}: {proof.asked} requests {where}")
+        return record
+
+    def _record(
+        self, benchmark: Benchmark, first: StagePass, proof: StagePass, grown: int, begun: float
+    ) -> StageRecord:
+        if first.asked != proof.asked:
+            raise HarnessError(
+                f"{benchmark.name} asks {first.asked} requests with internet and {proof.asked} "
+                "without",
+                cause="the harness passes over data that it cannot reach, or draws documents anew "
+                "each time",
+                hint=f"evalhpc stage --offline --tasks {benchmark.harness}/{benchmark.task}; "
+                "docs/stage.md says what it compares",
+            )
+        return StageRecord(
+            benchmark=benchmark.name,
+            harness=benchmark.harness,
+            task=benchmark.task,
+            key=stage_key(benchmark),
+            requests=proof.asked,
+            digest=proof.digest,
+            same=first.digest == proof.digest,
+            isolated=proof.isolated,
+            entries=self.folder.entries(),
+            fetched_bytes=grown,
+            staged=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            staged_by=f"{getpass.getuser()}@{socket.gethostname()}",
+            evalhpc_version=evalhpc.__version__,
+            seconds=round(time.monotonic() - begun, 1),
+        )
+
+    def _pass(self, benchmark: Benchmark, number: int, *, fetched: bool = False) -> StagePass:
+        """Run the harness once in a process of its own, without a network if it is the proof."""
+        isolated = number == _PROOF and self.isolates
+        words = [
+            *(ISOLATED if isolated else ()),
+            *(sys.executable, "-m", "evalhpc", "node", "stage", "--run-dir", self.run.paths.root),
+            *("--benchmark", benchmark.name, "--pass", number),
+            *(("--isolated",) if isolated else ()),
+        ]
+        log = self.run.paths.logs / f"{benchmark.name}-{number}.log"
+        child = process.start([str(word) for word in words], log=log, env=self._variables(number))
+        try:
+            while child.poll() is None:
+                time.sleep(0.05)
+        finally:
+            process.stop(child)
+        return self._checked(benchmark, number, log, fetched=fetched)
+
+    def _checked(self, benchmark: Benchmark, number: int, own: Path, *, fetched: bool) -> StagePass:
+        outcome = self.run.paths.outcome(number, benchmark.name)
+        told = read_record(outcome, StagePass) if outcome.is_file() else None
+        if told is not None and told.exit_code == 0 and told.asked:
+            return told
+        logs = (own, self.run.paths.harness_log(number, benchmark.name))
+        kept = self.folder.log(benchmark)
+        with storage_errors(kept):
+            kept.write_bytes(b"".join(path.read_bytes() for path in logs if path.is_file()))
+        raise pass_failed(benchmark, told, kept, fetching=number == _FETCH, fetched=fetched)
+
+    def _variables(self, number: int) -> dict[str, str]:
+        variables = dict(self.environ)
+        token = variables.pop("HF_TOKEN", None) or _saved_token(self.environ)
+        if number == _FETCH and token:
+            variables["HF_TOKEN"] = token
+        offline = "0" if number == _FETCH else "1"
+        return {**variables, **dict.fromkeys(_OFFLINE, offline), "EVALHPC_STAGING": "1"}
+
+
+def _saved_token(environ: Mapping[str, str]) -> str | None:
+    """The token of a login to the hub, which the harness would not find under another HF_HOME."""
+    home = Path(environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    try:
+        return Path(environ.get("HF_TOKEN_PATH") or home / "token").read_text().strip() or None
+    except OSError:
+        return None  # there is none, or it is not ours to read
+
+
+def _total(folder: StageFolder) -> int:
+    return sum(entry.bytes for entry in folder.entries())
