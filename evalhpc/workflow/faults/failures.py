@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING
 
 from evalhpc.core.failures import Attempt, Failed, above_limit, given_up
 from evalhpc.core.frames import FILE_HEADER_BYTES
@@ -12,11 +13,13 @@ from evalhpc.errors import IncompleteError
 from evalhpc.paths import attempt_of
 from evalhpc.storage.atomic import read_jsonl, write_text
 from evalhpc.storage.requests_file import read_requests
-from evalhpc.storage.store import Store
 from evalhpc.workflow.faults.shard_failures import failure_files
 from evalhpc.workflow.record.jobs import recorded_jobs
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
+
+if TYPE_CHECKING:  # HDF5 is dear to import
+    from evalhpc.storage.store import Store
 
 #: Reasons that an error quotes; failures.jsonl has them all.
 _QUOTED = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalhpc.core.costs import Costs, Kind, estimate
 from evalhpc.core.identity import Request, canonical_body
@@ -20,10 +21,12 @@ from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import StorageError
 from evalhpc.storage.atomic import file_hash, write_text
 from evalhpc.storage.requests_file import RequestWriter, read_requests
-from evalhpc.storage.store import Store
 from evalhpc.workflow.record.jobs import rounds_since_resume
 from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
+
+if TYPE_CHECKING:  # HDF5 is dear to import
+    from evalhpc.storage.store import Store
 
 #: So many requests of an earlier round say how long each kind takes.
 MEASURED = 10_000

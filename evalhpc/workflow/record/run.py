@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalhpc.config.run_file import read_frozen
 from evalhpc.core.quoting import shell_word
@@ -12,7 +13,9 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors
-from evalhpc.storage.store import Store
+
+if TYPE_CHECKING:
+    from evalhpc.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Run:
 
     def open_store(self) -> Store:
         """The answers merged so far; empty before the first merge."""
+        # Late: HDF5 is a third of the start of commands that only look at a run, or submit one.
+        from evalhpc.storage.store import Store
+
         if not self.paths.store.exists():
             return Store.empty()
         return Store.open(self.paths.store, self.hash)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from heapq import merge
+from typing import TYPE_CHECKING
 
 from evalhpc.core.frames import DIGEST_BYTES
 from evalhpc.core.merkle import merkle_root
 from evalhpc.storage.requests_file import read_requests
-from evalhpc.storage.store import Store
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
+
+if TYPE_CHECKING:  # HDF5 is dear to import
+    from evalhpc.storage.store import Store
 
 #: Stands for the answer of a request that was given up for good: the harness gets an error.
 _NO_ANSWER = bytes(DIGEST_BYTES)
