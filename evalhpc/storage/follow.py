@@ -82,7 +82,10 @@ class JournalFollower(_Growing):
         """(key, answer) of what was flushed since the last look."""
         found = []
         for frame, meta, body in self.frames():
-            status, content_type = parse_answer_meta(meta)
+            try:
+                status, content_type = parse_answer_meta(meta)
+            except ValueError:
+                continue  # the merge counts it as damage too, and its request is asked again
             answer = Answer(status, content_type, body, frame.latency, frame.attempts)
             found.append((frame.key, answer))
         return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evalhpc.core.frames import encode_frame, header_seed
 from evalhpc.core.identity import Answer, Request
 from evalhpc.errors import IntegrityError, StorageError
 from evalhpc.storage.follow import JournalFollower, QueueReader, QueueWriter
@@ -61,3 +62,21 @@ def test_a_file_of_another_run_or_none_is_refused(tmp_path: Path) -> None:
         JournalFollower(path, RUN).new()
     with pytest.raises(StorageError):
         QueueReader(tmp_path / "absent", RUN).new()
+
+
+@pytest.mark.parametrize("meta", [b"", b"null", b'{"content_type":"","status":200}', b"[" * 2000])
+def test_a_whole_frame_that_says_nothing_of_an_answer_is_passed_over(
+    tmp_path: Path, meta: bytes
+) -> None:
+    """Its checksum is right, so only what it says can tell; what follows it is read."""
+    path, key = tmp_path / "j.journal", bytes(19) + b"\1"
+    with JournalWriter.create(path, RUN) as journal:
+        journal.append(bytes(20), Answer(200, "application/json", b"1"))
+    whole = path.read_bytes()
+    with JournalWriter.create(tmp_path / "other", RUN) as journal:
+        journal.append(key, Answer(200, "application/json", b"2"))
+    header, tail = whole[:104], (tmp_path / "other").read_bytes()[104:]
+    path.write_bytes(whole + encode_frame(header_seed(header), key, meta, b"forged") + tail)
+    follower = JournalFollower(path, RUN)
+    assert [(k, answer.body) for k, answer in follower.new()] == [(bytes(20), b"1"), (key, b"2")]
+    assert follower.new() == []
