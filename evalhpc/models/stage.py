@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
 from evalhpc.models.base import Frozen
-from evalhpc.models.suite import Benchmark
+from evalhpc.models.suite import Benchmark, Params
 
 _KEY_LENGTH = 10
 
@@ -37,17 +38,21 @@ class StagePass(Frozen):
 class StageRecord(Frozen):
     """`records/<name>.json`: what was staged for a benchmark, and how that was proved."""
 
-    format_version: int = 1
+    format_version: Literal[2] = 2
     benchmark: str
     harness: str
     task: str
     key: str  # of what decides which data are loaded
+    params: Params
+    model_id: str
+    tokenizer: str | None  # folder of the model's, where it was staged with one
+    endpoints: dict[str, str]  # beside the model: name → model id
     requests: int  # that the harness asked without internet
     digest: str
     same: bool  # both passes asked the very same requests
     isolated: bool  # the proof ran in a network namespace without a route
-    # The stage folder as it was then, since nothing tells which of them the benchmark reads.
-    entries: tuple[StagedEntry, ...]
+    entries: tuple[StagedEntry, ...]  # that the harness read, as they were then
+    whole: bool  # entries are all of the stage folder: nothing told which of them it read
     fetched_bytes: int  # by which this staging made it grow
     staged: str  # when, UTC
     staged_by: str  # user@host

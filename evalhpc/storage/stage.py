@@ -4,16 +4,17 @@ STAGE/
   huggingface/ nltk_data/ tiktoken/     the caches that harnesses read
   records/<harness>-<task>-<key>.json   what was staged, and how it was proved
   logs/<harness>-<task>-<key>.log       of a staging that failed
-  work/                                 of the staging that goes on now
+  work/<host>-<pid>-<random>            of the staging that goes on now
   stage.lock
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from evalhpc.models.stage import StagedEntry, StageRecord, record_name
 from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.locks import exclusive
+from evalhpc.storage.opens import Opens
 
 #: Folders of caches; each of their entries is one data set, tokenizer, table or piece of code.
 CACHES = (
@@ -58,15 +60,19 @@ class StageFolder:
         return exclusive(self._lock, busy, wait=wait, cause="it fetches data for another suite")
 
     @contextmanager
-    def workspace(self, *, alone: bool) -> Iterator[Path]:
+    def workspace(self) -> Iterator[Path]:
         """A private folder for one staging, gone afterwards.
 
-        `alone`: the lock is held, so that what is there is of one that was killed, and goes.
+        What one that was killed on this machine left goes first. One of another machine may be at
+        work, whatever the lock says: some file systems lock on one machine only.
         """
+        host = os.uname().nodename
         with storage_errors(self._work):
-            for left in self._work.iterdir() if alone else ():
-                shutil.rmtree(left, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(dir=self._work))
+            for left in self._work.glob(f"{glob.escape(host)}-*-*"):
+                pid = left.name.rsplit("-", 2)[1]
+                if not Path("/proc", pid).exists():
+                    shutil.rmtree(left, ignore_errors=True)
+            work = Path(tempfile.mkdtemp(dir=self._work, prefix=f"{host}-{os.getpid()}-"))
         try:
             yield work
         finally:
@@ -103,6 +109,23 @@ class StageFolder:
                 for path in sorted((self.root / cache).iterdir())
                 if not path.name.startswith(".") and not path.name.endswith(_UNFINISHED)
             )
+
+    def opens(self) -> Opens:
+        """Within its block it is noted which of the files in the caches are opened."""
+        caches = [self.root / cache for cache in CACHES]
+        folders = [Path(name) for cache in caches for name, _, _ in os.walk(cache)]
+        return Opens(folders, self.root)
+
+    def entries_of(self, files: Iterable[Path]) -> set[str]:
+        """Names of the entries that the files are, or lie in."""
+        parts = [path.relative_to(self.root).parts for path in files]
+        depths = {cache: cache.count("/") + 1 for cache in CACHES}
+        return {
+            "/".join(names[: depth + 1])
+            for names in parts
+            for cache, depth in depths.items()
+            if "/".join(names[:depth]) == cache
+        }
 
     def by_name(self) -> dict[str, StagedEntry]:
         """The same, to compare records with: one walk serves all of them."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.record.signals import INTERRUPTED
 from tests.integration.cluster import DevCluster, wait_until
 from tests.integration.harness_image import build_root, pack
@@ -111,6 +112,20 @@ def test_what_was_fetched_once_is_proved_and_serves_later_runs(site: Path, hub: 
     assert code == 8
     assert "the stage folder lacks what the harness loads" in err
     assert "LocalEntryNotFoundError" in next((root / "logs").iterdir()).read_text()
+
+
+def test_a_record_names_what_its_own_harness_read(site: Path, hub: str) -> None:
+    """Data of another benchmark may go; what staged before the removal stays staged."""
+    root = site.parent / "stage"
+    for task in ("plain", "token"):
+        assert stage(site, hub, task)[0] == 0
+    records = {r.task: r for r in StageFolder(root).all_records()}
+    for task, record in records.items():
+        names = [entry.name for entry in record.entries]
+        assert (names, record.whole) == ([f"huggingface/hub/datasets--tiny--{task}"], False)
+    shutil.rmtree(root / "huggingface/hub/datasets--tiny--plain")
+    now = StageFolder(root).by_name()
+    assert [bool(records[task].lost(now)) for task in ("plain", "token")] == [True, False]
 
 
 def test_a_submission_without_staged_data_is_refused_and_leaves_nothing(site: Path) -> None:

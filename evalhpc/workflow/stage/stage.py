@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import evalhpc
-from evalhpc import process
 from evalhpc.containers.preflight import check_site
 from evalhpc.errors import HarnessError, UsageError
 from evalhpc.models.checkpoint import Model
@@ -26,17 +24,15 @@ from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import storage_errors
 from evalhpc.storage.stage import StageFolder
-from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.stage.errors import pass_failed
+from evalhpc.workflow.stage.harness_pass import can_isolate, joined_logs, run_pass
 from evalhpc.workflow.stage.runtime import login_site
 from evalhpc.workflow.submit.prepare import fill_run, resolve_wish
 from evalhpc.workflow.submit.wish import Wish
 
 #: How long another staging of the same folder is waited for, in seconds.
 LOCK_WAIT = 4 * 3600.0
-#: Without a network of its own: this command, where the machine allows it.
-ISOLATED = ("unshare", "--map-root-user", "--net")
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _FETCH, _PROOF = 0, 1  # the two passes
 
@@ -59,10 +55,10 @@ def stage(
     assert spec.site.stage_dir is not None, "_spec has seen to it"
     folder = StageFolder(Path(spec.site.stage_dir))
     folder.make()
-    with folder.locked(lock_wait) as alone, folder.workspace(alone=alone) as work:
+    with folder.locked(lock_wait), folder.workspace() as work:
         run = Run(RunPaths(work), spec, spec.digest())
         fill_run(run, warnings)
-        one = _Staging(run, folder, environ, _can_isolate(), said)
+        one = _Staging(run, folder, environ, can_isolate(), said)
         return [one.staged(benchmark, fetch=fetch) for benchmark in spec.benchmarks]
 
 
@@ -96,10 +92,6 @@ def stand_in(model: Model | None) -> Model:
     )
 
 
-def _can_isolate() -> bool:
-    return process.run([*ISOLATED, "true"], check=False).returncode == 0
-
-
 @dataclass(frozen=True)
 class _Staging:
     """One call of `stage`, with its folder locked."""
@@ -117,70 +109,53 @@ class _Staging:
         grown = _total(self.folder) - before
         if first is not None:
             self.said(f"{benchmark.name}: {grown / 1e6:.1f} MB fetched in {first.seconds:.0f} s")
-        proof = self._pass(benchmark, _PROOF, fetched=fetch)
-        record = self._record(benchmark, first or proof, proof, max(0, grown), begun)
+        known = self.folder.by_name()
+        with self.folder.opens() as opens:
+            proof = self._pass(benchmark, _PROOF, fetched=fetch)
+        _refuse_fewer(benchmark, first or proof, proof)
+        read = None if opens.files is None else self.folder.entries_of(opens.files)
+        spec = self.run.spec
+        record = StageRecord(
+            benchmark=benchmark.name,
+            harness=benchmark.harness,
+            task=benchmark.task,
+            key=stage_key(benchmark),
+            params=benchmark.params,
+            model_id=spec.model.model_id,
+            tokenizer=spec.model.tokenizer,
+            endpoints={name: served.model.model_id for name, served in spec.endpoints.items()},
+            requests=proof.asked,
+            digest=proof.digest,
+            same=(first or proof).digest == proof.digest,
+            isolated=proof.isolated,
+            # What the proof has made, such as a table prepared anew, was read too.
+            entries=tuple(
+                entry
+                for entry in self.folder.entries()
+                if read is None or entry.name in read or entry.name not in known
+            ),
+            whole=read is None,
+            fetched_bytes=max(0, grown),
+            staged=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            staged_by=f"{getpass.getuser()}@{socket.gethostname()}",
+            evalhpc_version=evalhpc.__version__,
+            seconds=round(time.monotonic() - begun, 1),
+        )
         self.folder.write(benchmark, record)
         self.folder.log(benchmark).unlink(missing_ok=True)
         where = "without a network" if proof.isolated else "with offline variables"
         self.said(f"{benchmark.name}: {proof.asked} requests {where}")
         return record
 
-    def _record(
-        self, benchmark: Benchmark, first: StagePass, proof: StagePass, grown: int, begun: float
-    ) -> StageRecord:
-        if first.asked != proof.asked:
-            raise HarnessError(
-                f"{benchmark.name} asks {first.asked} requests with internet and {proof.asked} "
-                "without",
-                cause="the harness passes over data that it cannot reach, or draws documents anew "
-                "each time",
-                hint=f"evalhpc stage --offline --tasks {benchmark.harness}/{benchmark.task}; "
-                "docs/stage.md says what it compares",
-            )
-        return StageRecord(
-            benchmark=benchmark.name,
-            harness=benchmark.harness,
-            task=benchmark.task,
-            key=stage_key(benchmark),
-            requests=proof.asked,
-            digest=proof.digest,
-            same=first.digest == proof.digest,
-            isolated=proof.isolated,
-            entries=self.folder.entries(),
-            fetched_bytes=grown,
-            staged=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            staged_by=f"{getpass.getuser()}@{socket.gethostname()}",
-            evalhpc_version=evalhpc.__version__,
-            seconds=round(time.monotonic() - begun, 1),
-        )
-
     def _pass(self, benchmark: Benchmark, number: int, *, fetched: bool = False) -> StagePass:
-        """Run the harness once in a process of its own, without a network if it is the proof."""
+        """Run the harness once, without a network if it is the proof."""
         isolated = number == _PROOF and self.isolates
-        words = [
-            *(ISOLATED if isolated else ()),
-            *(sys.executable, "-m", "evalhpc", "node", "stage", "--run-dir", self.run.paths.root),
-            *("--benchmark", benchmark.name, "--pass", number),
-            *(("--isolated",) if isolated else ()),
-        ]
-        log = self.run.paths.logs / f"{benchmark.name}-{number}.log"
-        child = process.start([str(word) for word in words], log=log, env=self._variables(number))
-        try:
-            while child.poll() is None:
-                time.sleep(0.05)
-        finally:
-            process.stop(child)
-        return self._checked(benchmark, number, log, fetched=fetched)
-
-    def _checked(self, benchmark: Benchmark, number: int, own: Path, *, fetched: bool) -> StagePass:
-        outcome = self.run.paths.outcome(number, benchmark.name)
-        told = read_record(outcome, StagePass) if outcome.is_file() else None
+        told = run_pass(self.run, benchmark, number, self._variables(number), isolated=isolated)
         if told is not None and told.exit_code == 0 and told.asked:
             return told
-        logs = (own, self.run.paths.harness_log(number, benchmark.name))
         kept = self.folder.log(benchmark)
         with storage_errors(kept):
-            kept.write_bytes(b"".join(path.read_bytes() for path in logs if path.is_file()))
+            kept.write_bytes(joined_logs(self.run, benchmark, number))
         raise pass_failed(benchmark, told, kept, fetching=number == _FETCH, fetched=fetched)
 
     def _variables(self, number: int) -> dict[str, str]:
@@ -190,6 +165,18 @@ class _Staging:
             variables["HF_TOKEN"] = token
         offline = "0" if number == _FETCH else "1"
         return {**variables, **dict.fromkeys(_OFFLINE, offline), "EVALHPC_STAGING": "1"}
+
+
+def _refuse_fewer(benchmark: Benchmark, first: StagePass, proof: StagePass) -> None:
+    if first.asked == proof.asked:
+        return
+    raise HarnessError(
+        f"{benchmark.name} asks {first.asked} requests with internet and {proof.asked} without",
+        cause="the harness passes over data that it cannot reach, or draws documents anew each "
+        "time",
+        hint=f"evalhpc stage --offline --tasks {benchmark.harness}/{benchmark.task}; "
+        "docs/stage.md says what it compares",
+    )
 
 
 def _saved_token(environ: Mapping[str, str]) -> str | None:

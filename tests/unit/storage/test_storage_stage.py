@@ -10,6 +10,8 @@ import pytest
 from evalhpc.errors import StorageError
 from evalhpc.models.stage import StageRecord, record_name, stage_key
 from evalhpc.models.suite import Benchmark, Params
+from evalhpc.storage import opens as opens_module
+from evalhpc.storage.opens import Opens
 from evalhpc.storage.stage import StageFolder
 
 SUMS = Benchmark(name="sums", harness="lm-eval", task="tiny/sums")
@@ -20,6 +22,7 @@ def record(folder: StageFolder) -> StageRecord:
     """One of everything that the folder holds."""
     return StageRecord(
         benchmark="sums", harness="lm-eval", task="tiny/sums", key=stage_key(SUMS), requests=4,
+        params=SUMS.params, model_id="m", tokenizer=None, endpoints={}, whole=False,
         digest="00", same=True, isolated=True, entries=folder.entries(), fetched_bytes=1,
         staged="2026-01-01T00:00:00+00:00", staged_by="me@here", evalhpc_version="0", seconds=1,
     )  # fmt: skip
@@ -111,21 +114,57 @@ def test_one_staging_at_a_time(folder: StageFolder) -> None:
 
 def test_a_workspace_leaves_nothing_and_clears_what_a_killed_one_left(folder: StageFolder) -> None:
     """It is private, too: a run directory is made in it."""
-    left = folder.root / "work" / "killed"
+    host, gone = os.uname().nodename, 1 << 30  # above the largest number of a process
+    left = folder.root / "work" / f"{host}-{gone}-abc"
     left.mkdir()
-    with folder.workspace(alone=True) as work:
+    with folder.workspace() as work:
         assert not left.exists()
         assert work.stat().st_mode & 0o77 == 0
     assert list((folder.root / "work").iterdir()) == []
 
 
-def test_without_locks_the_workspace_of_another_staging_stays(folder: StageFolder) -> None:
-    """Nothing tells whether it was killed or is at work."""
-    with folder.workspace(alone=True) as first:
-        with folder.workspace(alone=False) as second:
-            assert first != second
-            assert first.is_dir()
+def test_the_workspace_of_another_staging_stays(folder: StageFolder) -> None:
+    """One that lives, and one of another machine: its lock may not have been seen here."""
+    other = folder.root / "work" / "login2-77-abc"
+    other.mkdir()
+    with folder.workspace() as first, folder.workspace() as second:
+        assert first != second
         assert first.is_dir()
+    assert list((folder.root / "work").iterdir()) == [other]
+
+
+def test_what_is_opened_is_told_by_entry(folder: StageFolder) -> None:
+    """Through a link, in a folder, at the top of a cache; not what is only listed or counted."""
+    repo, other = folder.root / REPO, folder.root / "huggingface/hub/models--other"
+    (repo / "snapshots/c1").mkdir(parents=True)
+    (repo / "snapshots/c1/a").symlink_to("../../blobs/a")
+    (folder.root / "tiktoken" / "0123").write_text("x")
+    other.mkdir()
+    (other / "weights").touch()
+    with folder.opens() as opens:
+        (repo / "snapshots/c1/a").read_text()
+        (folder.root / "tiktoken" / "0123").read_text()
+        assert len(list(other.iterdir())) == 1
+        assert len(folder.entries()) == 3
+    assert opens.files is not None
+    assert folder.root / REPO / "blobs" / "a" in opens.files
+    # Counting reads the commit of an entry, so nothing is counted while a harness runs.
+    assert folder.entries_of(opens.files) == {REPO, "tiktoken/0123"}
+
+
+def test_where_opening_cannot_be_seen_nothing_is_claimed(
+    folder: StageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few watches, or a file system that does not tell: None, and no error."""
+    monkeypatch.setattr(opens_module, "_OPEN", 0x800)  # IN_MOVE_SELF: of what nobody does
+    with folder.opens() as opens:
+        (folder.root / REPO / "blobs" / "a").read_text()
+    assert opens.files is None
+    (folder.root / "tiktoken").rmdir()
+    monkeypatch.undo()
+    with Opens([folder.root / "tiktoken"], folder.root) as opens:
+        pass
+    assert opens.files is None
 
 
 def test_a_new_folder_is_its_users_alone(tmp_path: Path) -> None:
