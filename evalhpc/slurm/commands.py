@@ -25,12 +25,19 @@ SINFO_FORMAT = "%P|%D|%t|%G"
 NODE_FORMAT = "%P|%N|%c|%m|%G|%t"
 #: sacctmgr show associations format=….
 ASSOCIATION_FIELDS = ("account", "partition", "qos")
-#: The same with what they limit; inherited limits are listed too.
-ASSOCIATION_LIMITS = ("account", "partition", "defaultqos", "maxsubmit", "maxwall")
+#: The same with what they limit; inherited limits are listed too, but for those of a group.
+ASSOCIATION_LIMITS = (
+    "account", "partition", "defaultqos", "maxsubmit", "maxwall", "maxjobs", "grpsubmit", "grpjobs",
+)  # fmt: skip
+#: The same of whole accounts.
+ACCOUNT_LIMITS = ("account", "parentname", "grpsubmit", "grpjobs")
 #: sacctmgr show qos format=….
-QOS_LIMITS = ("name", "maxsubmitpu", "maxwall")
-#: squeue --Format of the user's own jobs.
-OWN_FIELDS = ("JobArrayID", "Account", "Partition", "QOS")
+QOS_LIMITS = (
+    "name", "flags", "maxsubmitpu", "maxwall", "maxjobspu", "grpsubmit", "grpjobs",
+    "maxsubmitpa", "maxjobspa",
+)  # fmt: skip
+#: squeue --Format of jobs that count against a limit.
+OWN_FIELDS = ("JobArrayID", "Account", "Partition", "QOS", "UserName")
 
 Argv = list[str]
 
@@ -75,7 +82,12 @@ def squeue_comments() -> Argv:
 
 def squeue_own() -> Argv:
     """The user's own jobs that have not ended, with what they are counted under."""
-    return ["squeue", "--noheader", "--all", "--me", f"--Format={_suffixed(OWN_FIELDS)}"]
+    return [*squeue_everybody(), "--me"]
+
+
+def squeue_everybody() -> Argv:
+    """The same of all users, as far as the cluster shows their jobs."""
+    return ["squeue", "--noheader", "--all", f"--Format={_suffixed(OWN_FIELDS)}"]
 
 
 def squeue_named(names: Iterable[str]) -> Argv:
@@ -135,11 +147,19 @@ def associations(user: str) -> Argv:
     ]  # fmt: skip
 
 
-def association_limits(user: str) -> Argv:
-    """What the user's associations allow."""
+def association_limits(user: str, cluster: str) -> Argv:
+    """What the user's associations with a cluster allow; the database may serve several."""
     return [
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
-        f"user={user}", f"format={','.join(ASSOCIATION_LIMITS)}",
+        f"user={user}", f"cluster={cluster}", f"format={','.join(ASSOCIATION_LIMITS)}",
+    ]  # fmt: skip
+
+
+def account_limits(cluster: str) -> Argv:
+    """What holds for whole accounts: their associations are those of no user."""
+    return [
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations",
+        "user=", f"cluster={cluster}", f"format={','.join(ACCOUNT_LIMITS)}",
     ]  # fmt: skip
 
 

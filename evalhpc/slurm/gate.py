@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -21,14 +22,16 @@ from evalhpc.slurm.jobs import (
     Partition,
     TestOnly,
     by_submission,
+    default_partition,
     latest_attempts,
 )
-from evalhpc.slurm.quotas import (
-    Quotas,
+from evalhpc.slurm.quota_parsers import (
+    parse_account_limits,
     parse_association_limits,
     parse_qos_limits,
     parse_queued,
 )
+from evalhpc.slurm.quotas import Quotas
 from evalhpc.slurm.runner import Run, Runner
 from evalhpc.slurm.submission import Submission, marked
 
@@ -182,19 +185,26 @@ class Slurm:
         what = "cannot ask for accounts"
         return parse_associations(self._runner.query(commands.associations(user), what))
 
-    def quotas(self, user: str) -> Quotas:
-        """What the accounting lets the user submit, and what of that is in the queue."""
+    def quotas(self, user: str, cluster: str) -> Quotas:
+        """What the accounting lets the user submit, and what of that is in the queue.
+
+        Other users' jobs are asked for only where some limit counts them.
+        """
         what = "cannot read the limits of your account"
         read = self._runner.query
         partitions = parsers.parse_partitions(read(commands.scontrol_partitions(), what), "")
-        return Quotas(
+        default, own = default_partition(partitions), commands.association_limits(user, cluster)
+        found = Quotas(
             default_account=read(commands.default_account(user), what).strip(),
-            associations=parse_association_limits(read(commands.association_limits(user), what)),
+            associations=parse_association_limits(read(own, what)),
             qos=parse_qos_limits(read(commands.qos_limits(), what)),
             partition_qos={partition.name: partition.qos for partition in partitions},
-            default_partition=next((p.name for p in partitions if p.default), ""),
-            queued=parse_queued(read(commands.squeue_own(), what)),
+            default_partition=default.name if default else "",
+            accounts=parse_account_limits(read(commands.account_limits(cluster), what)),
+            user=user,
         )
+        ask = commands.squeue_everybody if found.counts_others else commands.squeue_own
+        return replace(found, queued=parse_queued(read(ask(), what)))
 
     def limits(self) -> Limits:
         """Limits from the controller's configuration."""

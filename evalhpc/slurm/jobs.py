@@ -121,6 +121,11 @@ class Dependency:
         return ",".join(f"{kind}:{':'.join(map(str, ids))}" for kind, ids in kinds if ids)
 
 
+def default_partition(partitions: Iterable[Partition]) -> Partition | None:
+    """The one of jobs that name none; None where each has to name one."""
+    return next((partition for partition in partitions if partition.default), None)
+
+
 def latest_attempts(records: Sequence[JobRecord]) -> list[JobRecord]:
     """The last attempt of each job or task; `restarts` counts the ones before it."""
     latest: dict[tuple[int, int | None], JobRecord] = {}

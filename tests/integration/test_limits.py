@@ -161,7 +161,8 @@ def account(desk: Desk) -> Iterator[Account]:
         pytest.skip("without accounting nothing is limited")
     conf, account = desk.cluster.state / "etc" / "slurm" / "slurm.conf", Account(desk)
     before = conf.read_text()
-    account.root("sacctmgr", "-i", "add", "account", "lab")
+    account.root("sacctmgr", "-i", "add", "account", "dept")
+    account.root("sacctmgr", "-i", "add", "account", "lab", "parent=dept")
     for user in (USER, "root"):
         account.root("sacctmgr", "-i", "add", "user", user, "account=lab")
     conf.write_text(f"{before}{ENFORCED}\n")
@@ -174,7 +175,7 @@ def account(desk: Desk) -> Iterator[Account]:
         restart(desk.cluster)
         for user in (USER, "root"):
             desk.cluster.exec(["sacctmgr", "-i", "delete", "user", user], user="root")
-        desk.cluster.exec(["sacctmgr", "-i", "delete", "account", "lab"], user="root")
+        desk.cluster.exec(["sacctmgr", "-i", "delete", "account", "lab,dept"], user="root")
 
 
 @pytest.fixture
@@ -223,6 +224,60 @@ def test_what_cannot_fit_is_refused_before_anything_is_submitted(limited: Accoun
     limited.limit(maxwall=9)
     said = desk.refused(5)
     assert "the planning job asks for 10:00, and MaxWall of account lab is 9 min" in said
+
+
+#: What counts for a job with these options, as evalhpc sees it.
+POOLS = """\
+import json, sys
+from evalhpc.slurm.gate import Slurm
+quotas = Slurm().quotas(sys.argv[1], sys.argv[2])
+pools = quotas.pools(None, sys.argv[3], sys.argv[4] or None)
+print(json.dumps([[pool.label, pool.limit, pool.queued] for pool in pools]))
+"""
+LIMITS = {
+    "GrpSubmitJobs of account dept": ["account dept set GrpSubmitJobs=4"],
+    "MaxSubmitJobsPerAccount of QOS normal": ["qos normal set MaxSubmitJobsPerAccount=4"],
+    "GrpSubmitJobs of QOS normal": [
+        "qos normal set GrpSubmitJobs=4", "account dept set GrpSubmitJobs=2",
+    ],
+}  # fmt: skip
+MORE_LIMITS = {
+    "GrpSubmitJobs of account lab": ["account lab set GrpSubmitJobs=4"],
+    f"GrpSubmitJobs of {USER} in account lab": [f"user {USER} set GrpSubmitJobs=4"],
+    "MaxSubmitJobsPerUser of QOS normal": ["qos normal set MaxSubmitJobsPerUser=4"],
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "settings"),
+    [
+        *LIMITS.items(),
+        *(pytest.param(*limit, marks=pytest.mark.long) for limit in MORE_LIMITS.items()),
+    ],
+)
+def test_slurm_takes_what_fits_and_refuses_one_more(
+    label: str, settings: list[str], limited: Account
+) -> None:
+    """Real limits of accounts and QOS, with another user's job in the same account."""
+    desk, others = limited.desk, "PerUser" not in label and USER not in label
+    limited.limit(maxsubmitjobs=-1)
+    for setting in settings:
+        limited.root("sacctmgr", "-i", "modify", *setting.split())
+    hold = ("sbatch", "--parsable", "--hold", "--chdir=/", "--wrap=true")
+    limited.root(*hold, "--account=lab")
+    try:
+        as_user(desk, *hold)
+        python = (sys.executable, "-c", POOLS, USER, "devcluster", "", "")
+        pools = {row[0]: row[1:] for row in json.loads(as_user(desk, *python))}
+        assert pools[label] == [4, 1 + others]
+        room = min(limit - queued for limit, queued in pools.values())
+        for tasks, taken in ((room + 1, False), (room, True)):
+            done = desk.cluster.exec([*hold, f"--array=0-{tasks - 1}"])
+            assert (done.returncode == 0) == taken, done.stderr
+    finally:
+        limited.root("scancel", "--user=root")
+        for setting in settings:
+            limited.root("sacctmgr", "-i", "modify", *re.sub(r"\d+", "-1", setting).split())
 
 
 # --- a chain that fails in the middle

@@ -145,7 +145,8 @@ def _allowed(site: Site, quotas: Quotas) -> Iterator[Check]:
                 f"{longest[0]} is {minutes} minutes",
                 hint=f"--set resources.{name}.walltime={minutes}",
             )  # fmt: skip
-    pool = quotas.pool(slurm.account, slurm.partition or "", slurm.qos)
+    pools = quotas.pools(slurm.account, slurm.partition or "", slurm.qos)
+    pool = min(pools, key=lambda pool: pool.limit - pool.queued, default=None)
     if pool is not None:
         room = pool.limit - pool.queued
         yield Check(

@@ -22,7 +22,15 @@ from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.tokens import drop_token, make_token, token_name
 from evalhpc.workflow.serve.shared import call_answered, forget
 from evalhpc.workflow.submit.budget import refuse_above_budget
-from evalhpc.workflow.submit.limits import in_arrays, read_bounds, refuse_long, tasks_of, within
+from evalhpc.workflow.submit.limits import (
+    Bounds,
+    in_arrays,
+    read_bounds,
+    refuse_long,
+    running,
+    tasks_of,
+    within,
+)
 from evalhpc.workflow.submit.local import start_driver
 from evalhpc.workflow.submit.walltime import predict
 
@@ -84,12 +92,13 @@ def _asked(run: Run, step: Step) -> Ask:
     return held._replace(size=held.size.model_copy(update={"walltime": step.walltime}))
 
 
-def timed(run: Run, round_: int, steps: Sequence[Step]) -> list[Step]:
+def timed(run: Run, round_: int, steps: Sequence[Step], bounds: Bounds | None = None) -> list[Step]:
     """The steps, with the shards asking for as much time as they will probably need."""
     made = []
     for step in steps:
         if step.kind == "shard":
-            predicted = predict(run, round_, tasks_of(run, step))
+            tasks = tasks_of(run, step)
+            predicted = predict(run, round_, running(run, tasks, bounds))
             if predicted is not None:
                 step = replace(step, walltime=predicted.walltime, why=predicted.why)
         made.append(step)
@@ -203,6 +212,6 @@ def _refuse_cancelled(run: Run) -> None:
 def fitted(run: Run, round_: int, wished: Sequence[Step], slurm: Slurm) -> list[Step]:
     """The steps as this cluster lets them in, now."""
     bounds = read_bounds(run, slurm)
-    steps = timed(run, round_, within(run, wished, bounds))
+    steps = timed(run, round_, within(run, wished, bounds), bounds)
     refuse_long(run, asked(run, steps), bounds)
     return in_arrays(run, steps, bounds)

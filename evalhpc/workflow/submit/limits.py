@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import getpass
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from evalhpc.core.estimate import Ask, duration
 from evalhpc.core.extra_options import extra_options
@@ -42,7 +43,7 @@ def read_quotas(limits: Limits, slurm: Slurm) -> Quotas | None:
     if "limits" not in limits.enforced:
         return None
     try:
-        return slurm.quotas(getpass.getuser())
+        return slurm.quotas(getpass.getuser(), limits.cluster)
     except (EvalhpcError, OSError, KeyError) as error:
         # sbatch enforces them all the same: what it refuses is undone.
         log.warning("note: the limits of your account are unknown: %s", error)
@@ -58,28 +59,73 @@ def tasks_of(run: Run, step: Step) -> int:
 def within(run: Run, steps: Sequence[Step], bounds: Bounds) -> list[Step]:
     """The steps with as many shards as the queue has room for; what was changed is logged.
 
-    Fewer shards do the same work, as they lease it. Raises ClusterError where no shard fits, or
-    where each has a fixed slice (`run.schedule: static`).
+    Fewer shards do the same work, as they lease it. Raises ClusterError where no shard fits, where
+    each has a fixed slice (`run.schedule: static`), or where the jobs would wait for one another.
     """
+    if bounds.quotas is not None:
+        _refuse_waiting(run, steps, bounds.quotas)
     wanted = sum(tasks_of(run, step) for step in steps if step.kind == "shard")
-    pools = {step.kind: _pool(run, step.kind, bounds.quotas) for step in steps}
-    for pool in filter(None, dict.fromkeys(pools.values())):
-        others = [s for s in steps if pools[s.kind] == pool and s.kind != "shard"]
+    tightest = min(_rooms(run, steps, bounds.quotas), key=lambda found: found.room, default=None)
+    if tightest is not None and tightest.room < wanted:
+        room, pool, least = tightest
+        reason = f"{pool.label} is {pool.limit}, {pool.queued} are in the queue"
+        _refuse_static(run, reason, room, wanted)
+        log.warning(
+            "note: %d shards instead of %d, each with more of the work: %s is %d, %d in the "
+            "queue, %d for the run's other jobs",
+            room, wanted, pool.label, pool.limit, pool.queued, least,
+        )  # fmt: skip
+        wanted = room
+    return _throttled(run, steps, wanted, bounds)
+
+
+class _Room(NamedTuple):
+    """Shards that one limit leaves, and how many of the run's other jobs it counts."""
+
+    room: int
+    pool: Pool
+    others: int
+
+
+def _rooms(run: Run, steps: Sequence[Step], quotas: Quotas | None) -> Iterator[_Room]:
+    """For each limit that counts shards; ClusterError where one has no room for what must be."""
+    if quotas is None:
+        return
+    pools = {step.kind: quotas.pools(*_place(run, step.kind)) for step in steps}
+    for pool in dict.fromkeys(pool for found in pools.values() for pool in found):
+        others = [s for s in steps if pool in pools[s.kind] and s.kind != "shard"]
         least = sum(tasks_of(run, step) for step in others)
         room = pool.limit - pool.queued - least
-        asks = any(step.kind == "shard" and pools["shard"] == pool for step in steps)
+        asks = pool in pools.get("shard", ())
         if room < (1 if asks else 0):
             raise _full(run, pool, others, asks=asks)
-        if asks and room < wanted:
-            reason = f"{pool.label} is {pool.limit}, {pool.queued} are in the queue"
-            _refuse_static(run, reason, room, wanted)
-            log.warning(
-                "note: %d shards instead of %d, each with more of the work: %s is %d, %d in the "
-                "queue, %d for the run's other jobs",
-                room, wanted, pool.label, pool.limit, pool.queued, least,
-            )  # fmt: skip
-            wanted = room
-    return _throttled(run, steps, wanted, bounds)
+        if asks:
+            yield _Room(room, pool, least)
+
+
+def _refuse_waiting(run: Run, steps: Sequence[Step], quotas: Quotas) -> None:
+    """Raise ClusterError where fewer jobs may run at a time than a run needs to go on.
+
+    Deployment jobs hold their places until the shards are done, which need one at least.
+    """
+    together: dict[tuple[str, int], list[str]] = {}
+    for step in steps:
+        for limit in quotas.at_once(*_place(run, step.kind)):
+            together.setdefault(limit, []).append(step.kind)
+    for (label, most), kinds in together.items():
+        deployed = run.spec.site.deploy.jobs if "deploy" in kinds else 0
+        needed = deployed + ("shard" in kinds) if deployed else 1
+        if most < needed:
+            jobs = f"{deployed} deploy + 1 shard" if needed > 1 else f"1 {kinds[0]}"
+            raise ClusterError(
+                f"{jobs} must run at a time, and {label} is {most}: not submitted",
+                cause="Slurm would take the jobs and let them wait for one another"
+                if most
+                else "Slurm would take the jobs and let them wait for ever",
+                hint="--set deploy.topology=shard, or another QOS: --set slurm.qos=NAME"
+                if most
+                else "another QOS or account: --set slurm.qos=NAME, --set slurm.account=NAME",
+            )
 
 
 def _throttled(run: Run, steps: Sequence[Step], wanted: int, bounds: Bounds) -> list[Step]:
@@ -139,6 +185,20 @@ def _cut(run: Run, step: Step, bounds: Bounds) -> list[Step]:
     ]
 
 
+def running(run: Run, tasks: int, bounds: Bounds | None = None) -> int:
+    """How many of so many shards will run at a time, at most; each then has more of the work."""
+    most = [tasks, run.spec.site.slurm.array_throttle or tasks]
+    if bounds is not None and bounds.quotas is not None:
+        beside = (
+            set(bounds.quotas.at_once(*_place(run, "deploy")))
+            if run.spec.shares_deployment
+            else set()
+        )
+        for limit in bounds.quotas.at_once(*_place(run, "shard")):
+            most.append(limit[1] - (run.spec.site.deploy.jobs if limit in beside else 0))
+    return max(1, min(most))
+
+
 def refuse_long(run: Run, asks: Sequence[Ask], bounds: Bounds) -> None:
     """Raise ClusterError for a walltime that an account or QOS does not allow.
 
@@ -160,10 +220,6 @@ def refuse_long(run: Run, asks: Sequence[Ask], bounds: Bounds) -> None:
                 hint=f"--set resources.{section}.walltime={max(1, limit // 60)}, or another QOS: "
                 "--set slurm.qos=NAME",
             )
-
-
-def _pool(run: Run, kind: str, quotas: Quotas | None) -> Pool | None:
-    return None if quotas is None else quotas.pool(*_place(run, kind))
 
 
 def _place(run: Run, kind: str) -> tuple[str | None, str, str | None]:
@@ -198,5 +254,12 @@ def _full(run: Run, pool: Pool, others: Sequence[Step], *, asks: bool) -> Cluste
         f"fit into the queue ({pool.label} is {pool.limit}, {pool.queued} are there): "
         "not submitted",
         cause="each task of an array counts as a job until it ends",
-        hint="squeue --me; once some have ended: the same command again, or evalhpc resume RUN",
+        hint=f"{_listing(pool)}; once some have ended: the same command again, or "
+        "evalhpc resume RUN",
     )
+
+
+def _listing(pool: Pool) -> str:
+    """The command that shows what counts: others' jobs too, where they share the limit."""
+    shared = pool.label.startswith("Grp") or "PerAccount" in pool.label
+    return "squeue --all, as others' jobs count too" if shared else "squeue --me"

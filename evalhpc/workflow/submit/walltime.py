@@ -34,8 +34,8 @@ class _Measured(NamedTuple):
     each: float  # of a shard for one request; 0 where none was asked
 
 
-def predict(run: Run, round_: int, tasks: int) -> Prediction | None:
-    """The walltime for an array of `tasks`; None where the site's is to be used.
+def predict(run: Run, round_: int, at_once: int) -> Prediction | None:
+    """The walltime for an array of which so many tasks run at a time; None for the site's.
 
     That is where nothing was measured, where the shards stay for rounds that nobody can foresee,
     and where a fitted walltime was too short before.
@@ -48,7 +48,6 @@ def predict(run: Run, round_: int, tasks: int) -> Prediction | None:
     if measured is None:
         return None
     pace, why = measured
-    at_once = min(tasks, run.spec.site.slurm.array_throttle or tasks)
     walltime = fitted(
         pace,
         at_once,

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from evalhpc.errors import ClusterError
-from evalhpc.slurm.quotas import (
-    Allowed,
-    Pool,
-    Queued,
-    Quotas,
+from evalhpc.slurm.quota_parsers import (
+    parse_account_limits,
     parse_association_limits,
     parse_qos_limits,
     parse_queued,
 )
+from evalhpc.slurm.quotas import Allowed, Pool, Queued, Quotas
 from tests.slurm_fakes import FakeSlurm, captured
 
 QUOTAS = Quotas(
@@ -57,7 +55,79 @@ def test_the_first_limit_in_slurms_order_counts(
     place: tuple[str | None, str, str | None], pool: Pool | None
 ) -> None:
     """The partition's QOS, then the job's, then the association, each with its own jobs."""
-    assert QUOTAS.pool(*place) == pool
+    assert QUOTAS.pools(*place) == ((pool,) if pool else ())
+
+
+SHARED = Quotas(
+    user="me",
+    default_account="lab",
+    associations=(Allowed("lab", max_submit=50, max_jobs=40, grp_submit=45),),
+    accounts={
+        "root": Allowed("root"),
+        "dept": Allowed("dept", grp_submit=30, grp_jobs=9, parent="root"),
+        "lab": Allowed("lab", grp_jobs=12, parent="dept"),
+        "other": Allowed("other", grp_submit=1, parent="dept"),
+    },
+    qos={
+        "normal": Allowed("normal"),
+        "group": Allowed("group", grp_submit=20, grp_jobs=0),
+        "each": Allowed("each", account_submit=10, account_jobs=3, max_submit=8, max_jobs=2),
+        "first": Allowed("first", max_submit=7, over_partition=True),
+    },
+    partition_qos={"batch": "", "big": "each"},
+    default_partition="batch",
+    queued=(
+        Queued("lab", "batch", "normal", 1, "me"),
+        Queued("lab", "batch", "group", 2, "you"),
+        Queued("lab", "big", "normal", 3, "you"),
+        Queued("other", "big", "group", 4, "me"),
+        Queued("else", "batch", "each", 5, "you"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "pools"),
+    [
+        (
+            ("lab", "batch", None),
+            [("MaxSubmitJobs of account lab", 50, 1), ("GrpSubmitJobs of me in account lab", 45, 1),
+             ("GrpSubmitJobs of account dept", 30, 10)],
+        ),
+        (
+            ("lab", "batch", "group"),
+            [("GrpSubmitJobs of QOS group", 20, 6), ("MaxSubmitJobs of account lab", 50, 1)],
+        ),
+        (
+            ("lab", "big", "group"),
+            [("MaxSubmitJobsPerUser of QOS each", 8, 4),
+             ("MaxSubmitJobsPerAccount of QOS each", 10, 3), ("GrpSubmitJobs of QOS group", 20, 6)],
+        ),
+        (
+            ("nobody", "big", "first"),
+            [("MaxSubmitJobsPerUser of QOS first", 7, 0),
+             ("MaxSubmitJobsPerAccount of QOS each", 10, 0)],
+        ),
+    ],
+)  # fmt: skip
+def test_limits_of_users_accounts_and_groups_hold_side_by_side(
+    place: tuple[str, str, str | None], pools: list[tuple[str, int, int]]
+) -> None:
+    """Each sort from the first QOS that has it; a QOS of users or accounts replaces the
+    association's own, one of a group those of all accounts above; others' jobs count."""
+    assert sorted(SHARED.pools(*place), key=str) == sorted((Pool(*pool) for pool in pools), key=str)
+
+
+def test_jobs_that_run_have_limits_in_the_same_order() -> None:
+    """Slurm takes what is beyond them, so that they are no pools."""
+    assert set(SHARED.at_once("lab", "", None)) == {
+        ("MaxJobs of account lab", 40), ("GrpJobs of account lab", 12),
+        ("GrpJobs of account dept", 9),
+    }  # fmt: skip
+    assert set(SHARED.at_once("lab", "big", "group")) == {
+        ("MaxJobsPerUser of QOS each", 2), ("MaxJobsPerAccount of QOS each", 3),
+        ("GrpJobs of QOS group", 0),
+    }  # fmt: skip
 
 
 def test_a_longest_walltime_comes_from_the_same_order() -> None:
@@ -69,37 +139,59 @@ def test_a_longest_walltime_comes_from_the_same_order() -> None:
 
 def test_what_sacctmgr_and_squeue_print_is_read() -> None:
     """Unset limits are empty; each task of an array in one line counts."""
-    assert parse_association_limits("lab||normal|6|\nlab|gpu|||1-00:00:00\n") == (
-        Allowed("lab", default_qos="normal", max_submit=6),
+    lines = "lab||normal|6||7|8|9\nlab|gpu|||1-00:00:00|||\n"
+    assert parse_association_limits(lines) == (
+        Allowed("lab", "", "normal", 6, None, 7, 8, 9),
         Allowed("lab", partition="gpu", max_seconds=86400),
     )
-    assert parse_qos_limits("normal||\nshort|4|00:30:00\n") == {
-        "normal": Allowed("normal"),
-        "short": Allowed("short", max_submit=4, max_seconds=1800),
+    assert parse_account_limits("root|||\nlab|root|20|9\n") == {
+        "root": Allowed("root"),
+        "lab": Allowed("lab", grp_submit=20, grp_jobs=9, parent="root"),
     }
-    lines = "1_[0-3%2]|lab|batch|normal|\n1_7|lab|batch|normal|\n2|lab|batch|normal|\n"
-    assert [queued.tasks for queued in parse_queued(lines)] == [4, 1, 1]
-    with pytest.raises(ClusterError, match="name, maxsubmitpu, maxwall belong"):
+    assert parse_qos_limits(
+        "normal||||||||\nshort|DenyOnLimit,OverPartQOS|4|00:30:00|1|3|2|5|6\n"
+    ) == {
+        "normal": Allowed("normal"),
+        "short": Allowed(
+            "short", max_submit=4, max_seconds=1800, max_jobs=1, grp_submit=3, grp_jobs=2,
+            account_submit=5, account_jobs=6, over_partition=True,
+        ),
+    }  # fmt: skip
+    lines = "1_[0-3%2]|lab|batch,low|normal|me|\n1_7|lab|batch|normal|me|\n2|lab|b|normal|you|\n"
+    queued = parse_queued(lines)
+    assert [jobs.tasks for jobs in queued] == [4, 1, 1]
+    assert queued[0] == Queued("lab", "batch", "normal", 4, "me")
+    with pytest.raises(ClusterError, match=r"name, flags, maxsubmitpu, maxwall, .* belong"):
         parse_qos_limits("normal\n")
 
 
 def test_the_gate_gathers_them_for_one_user() -> None:
     """Partitions with their QOS, the default account, associations, QOS and the queue."""
     partitions = captured("22.05/partitions.txt").replace("QoS=N/A", "QoS=wide", 1)
-    answers = {"user": "lab\n", "associations": "lab||normal|6|\n", "qos": "wide|9|\n"}
+    answers = {
+        "user": "lab\n", "user=": "lab|root||\n", "associations": "lab||normal|6||||\n",
+        "qos": "wide||9||||||\n",
+    }  # fmt: skip
 
     def sacctmgr(argv: Sequence[str]) -> str:
+        assert "associations" not in argv or "cluster=c" in argv
         return next(text for word, text in answers.items() if word in argv)
 
     fake = FakeSlurm(
-        scontrol_partition=partitions, sacctmgr=sacctmgr, squeue_me="1_[0-2]|lab|batch|normal|\n"
-    )
-    quotas = fake.gate().quotas("user")
+        scontrol_partition=partitions, sacctmgr=sacctmgr,
+        squeue_me="1_[0-2]|lab|batch|normal|me|\n",
+        squeue="1_[0-2]|lab|batch|normal|me|\n9|lab|batch|normal|you|\n",
+    )  # fmt: skip
+    quotas = fake.gate().quotas("me", "c")
     assert quotas.default_account == "lab"
-    assert quotas.queued == (Queued("lab", "batch", "normal", 3),)
+    assert quotas.queued == (Queued("lab", "batch", "normal", 3, "me"),)
     assert next(iter(quotas.partition_qos.values())) == "wide"
     named = replace(quotas, partition_qos={})
-    assert named.pool(None, "", None) == Pool("MaxSubmitJobs of account lab", 6, 3)
+    assert named.pools(None, "", None) == (Pool("MaxSubmitJobs of account lab", 6, 3),)
+    assert not fake.named("squeue")
+    answers["user="] = "lab|root|8|\n"
+    shared = replace(fake.gate().quotas("me", "c"), partition_qos={})
+    assert Pool("GrpSubmitJobs of account lab", 8, 4) in shared.pools(None, "", None)
 
 
 def test_a_runs_jobs_are_found_by_name_and_folder(tmp_path: Path) -> None:

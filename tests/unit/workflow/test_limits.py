@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from evalhpc.workflow.submit.limits import (
     in_arrays,
     read_bounds,
     refuse_long,
+    running,
     tasks_of,
     within,
 )
@@ -105,6 +107,52 @@ def test_jobs_of_another_partition_may_have_a_limit_of_their_own() -> None:
     # An endpoint's shards hold no model, and are in the partition of CPUs as well.
     with pytest.raises(ClusterError, match="of account lab in partition cpu is 2"):
         within(run, first_steps(run), Bounds(1001, quotas))
+
+
+def test_the_tightest_of_several_limits_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """An account above may have less room than the user's own limit: what others have counts."""
+    run = run_of()
+    quotas = Quotas(
+        user="me",
+        default_account="lab",
+        associations=(Allowed("lab", max_submit=9),),
+        accounts={"lab": Allowed("lab", parent="dept"), "dept": Allowed("dept", grp_submit=20)},
+        queued=(Queued("lab", "", "", 13, "you"),),
+    )
+    steps = within(run, first_steps(run), Bounds(1001, quotas))
+    assert shards_of(run, steps) == 5
+    [said] = caplog.messages
+    assert "GrpSubmitJobs of account dept is 20, 13 in the queue, 2 for" in said
+    full = replace(quotas, queued=(Queued("lab", "", "", 18, "you"),))
+    with pytest.raises(ClusterError, match="GrpSubmitJobs of account dept is 20, 18") as error:
+        within(run, first_steps(run), Bounds(1001, full))
+    assert "squeue --all, as others' jobs count too" in error.value.hint
+
+
+def test_jobs_that_would_wait_for_one_another_are_not_submitted() -> None:
+    """Deployment jobs hold their places until a shard was there; with a limit of 0 nothing runs."""
+    site = {"deploy": {"topology": "job", "jobs": 2}}
+    spec = make_spec(
+        model={"model_id": "m", "format": "hf", "path": "/m", "url": None},
+        deployment={"kind": "hf"}, site=site, run={"shards": 8},
+    )  # fmt: skip
+    run = Run(RunPaths(Path("/run")), spec, spec.digest())
+
+    def bounds(jobs: int) -> Bounds:
+        own = Allowed("lab", max_jobs=jobs)
+        return Bounds(1001, Quotas(default_account="lab", associations=(own,)))
+
+    assert within(run, first_steps(run), bounds(3))
+    assert running(run, 8, bounds(7)) == 5
+    assert running(run_of(), 8, bounds(7)) == 7
+    with pytest.raises(
+        ClusterError, match=r"2 deploy \+ 1 shard must run at a time, and MaxJobs of"
+    ):
+        within(run, first_steps(run), bounds(2))
+    assert within(run_of(), first_steps(run_of()), bounds(1))
+    with pytest.raises(ClusterError, match=r"1 planning must run at a time, .* is 0") as error:
+        within(run_of(), first_steps(run_of()), bounds(0))
+    assert "for ever" in error.value.cause
 
 
 @given(

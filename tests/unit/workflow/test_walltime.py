@@ -17,6 +17,7 @@ from evalhpc.workflow.record.jobs import record_job
 from evalhpc.workflow.record.rounds import plan_round
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.submit.launch import first_steps, timed
+from evalhpc.workflow.submit.limits import running
 from evalhpc.workflow.submit.walltime import Prediction, predict
 from tests.factories import make_spec, merged
 from tests.unit.workflow.test_history import write_run
@@ -73,7 +74,7 @@ def test_a_later_round_goes_by_the_rate_of_the_one_before(run: Run) -> None:
         "0:35:00", "90 requests left, 20 s of a shard each in round 1, load 50 s"
     )
     throttled = run_in(run.paths.root, site={"slurm": {"array_throttle": 1}})
-    assert predict(throttled, 2, 2) == predict(run, 2, 1)
+    assert running(throttled, 2) == 1
 
 
 def test_the_longest_load_of_all_rounds_counts(run: Run) -> None:
