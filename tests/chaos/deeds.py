@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -178,6 +179,44 @@ def fill_disk(rig: Rig, _run: Path, event: Event) -> str:
     return f"to {free} bytes for {2 + 10 * event.size:.0f} s"
 
 
+def slow_disk(rig: Rig, _run: Path, event: Event) -> str:
+    """Everything that is asked of the file server takes some hundredths of a second."""
+    milliseconds, seconds = 5 + 45 * event.pick, 5 + 20 * event.size
+    with rig.server.behaving(latency=round(1000 * milliseconds)):
+        time.sleep(seconds)
+    return f"{milliseconds:.0f} ms a time for {seconds:.0f} s"
+
+
+def stall_disk(rig: Rig, _run: Path, event: Event) -> str:
+    """The file server does not answer; who asks it hangs until it does."""
+    seconds = 2 + 18 * event.size
+    with rig.server.behaving(stalled=1):
+        time.sleep(seconds)
+    return f"for {seconds:.0f} s"
+
+
+def over_quota(rig: Rig, _run: Path, event: Event) -> str:
+    """The user's quota is used up; half of the time only fsync() and close() say so."""
+    seconds, late = 2 + 10 * event.size, event.pick < 0.5
+    with rig.server.behaving(growth=errno.EDQUOT, late=int(late)):
+        time.sleep(seconds)
+    return f"for {seconds:.0f} s{', said late' if late else ''}"
+
+
+def read_only_disk(rig: Rig, _run: Path, event: Event) -> str:
+    """The file system is read-only for a while, on all nodes."""
+    seconds = 2 + 10 * event.size
+    with rig.server.behaving(change=errno.EROFS):
+        time.sleep(seconds)
+    return f"for {seconds:.0f} s"
+
+
+def stale_handles(rig: Rig, _run: Path, _event: Event) -> str:
+    """The file server starts anew, and no longer knows the files that anybody has open."""
+    rig.server.forget_handles()
+    return "all"
+
+
 def skew_clock(rig: Rig, _run: Path, event: Event) -> str:
     """A node's wall clock jumps by up to two hours, either way, and stays there."""
     seconds = round((event.size - 0.5) * 4 * 3600)
@@ -214,5 +253,6 @@ DEEDS: dict[str, Deed] = {
         kill_worker, kill_gateway, kill_server, kill_harness, kill_slurmd, crash_node,
         restart_controller, stall_controller, preempt, requeue, cancel_task, fill_disk,
         skew_clock, corrupt_journal, freeze_worker, shorten_walltime,
+        slow_disk, stall_disk, over_quota, read_only_disk, stale_handles,
     )
 }  # fmt: skip

@@ -16,6 +16,7 @@ from subprocess import CompletedProcess
 from threading import Lock
 from typing import Any
 
+from tests.chaos.disk import Disk
 from tests.chaos.harness import DOCUMENTS
 from tests.chaos.processes import Process, processes_in
 from tests.integration.cluster import DevCluster
@@ -61,7 +62,7 @@ class Rig:
     """Where a trial's runs live, and how its user and its troublemaker get at them."""
 
     cluster: DevCluster
-    disk: Path  # the shared file system of the runs
+    server: Disk  # the shared file system of the runs
     home: Path  # the user's files that no run writes to
     plain: Path  # what the harness writes without evalhpc
     #: One thing at a time goes wrong with a node's daemons: a dead node cannot die.
@@ -122,6 +123,11 @@ class Rig:
             path.unlink()
 
     @property
+    def disk(self) -> Path:
+        """The files of the runs, as the file server itself sees them."""
+        return self.server.folder
+
+    @property
     def counts(self) -> Path:
         return self.home / "counts"
 
@@ -135,16 +141,18 @@ class Rig:
 @contextmanager
 def rig(state: Path, *, seconds: float) -> Iterator[Rig]:
     """A cluster of four nodes; a request takes up to `seconds`. Needs root."""
-    disk, cluster = Path(f"{state}-disk"), DevCluster(state)
+    server, cluster = Disk(Path(f"{state}-disk"), Path(f"{state}-tools")), DevCluster(state)
+    disk = server.folder
     disk.mkdir()
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=755", "tmpfs", disk], check=True
     )
     try:
-        cluster.up(nodes=len(NODES))
+        server.build()
+        cluster.up(nodes=len(NODES), boot=server.mount)
         owner = cluster.home.stat()
         os.chown(disk, owner.st_uid, owner.st_gid)
-        made = Rig(cluster, disk, cluster.home / "chaos", cluster.home / "plain")
+        made = Rig(cluster, server, cluster.home / "chaos", cluster.home / "plain")
         _write_files(made, seconds)
         _run_plain(made)
         for path in (made.home, *made.home.rglob("*")):
@@ -155,6 +163,7 @@ def rig(state: Path, *, seconds: float) -> Iterator[Rig]:
         cluster.script("down")
         subprocess.run(["umount", "--lazy", disk], check=True)
         disk.rmdir()
+        shutil.rmtree(server.tools, ignore_errors=True)
 
 
 def _write_files(made: Rig, seconds: float) -> None:

@@ -10,6 +10,7 @@ KINDS = (
     "kill_worker", "kill_gateway", "kill_server", "kill_harness", "kill_slurmd",
     "crash_node", "restart_controller", "stall_controller", "preempt", "requeue", "cancel_task",
     "fill_disk", "skew_clock", "corrupt_journal", "freeze_worker", "shorten_walltime",
+    "slow_disk", "stall_disk", "over_quota", "read_only_disk", "stale_handles",
 )  # fmt: skip
 #: Where a kind finds something to hurt, if not anywhere in a run.
 _PHASES = {
