@@ -3,7 +3,7 @@
 
 read_up_options() {
   # shellcheck disable=SC2153 # STATE is set by common.sh
-  NODES=4 GPUS=8 CPUS=32 ACCOUNTING=0 SPANK='' BINDS=("$STATE:$STATE" "$REPO:$REPO")
+  NODES=4 GPUS=8 CPUS=32 ACCOUNTING=0 SPANK='' BOOT='' BINDS=("$STATE:$STATE" "$REPO:$REPO")
   local python name value
   # The interpreter of the checkout's environment may lie in somebody's closed home.
   if python=$(readlink -e "$REPO/.venv/bin/python"); then
@@ -13,7 +13,7 @@ read_up_options() {
   while [ "$#" -gt 0 ]; do
     case $1 in
       --accounting) ACCOUNTING=1 && shift && continue ;;
-      --nodes | --gpus | --cpus | --bind | --spank) value=$(option_value "$@") ;;
+      --nodes | --gpus | --cpus | --bind | --spank | --boot) value=$(option_value "$@") ;;
       *) usage_error "up: unknown option '$1'" ;;
     esac
     case $1 in
@@ -21,6 +21,7 @@ read_up_options() {
       --gpus) GPUS=$value ;;
       --cpus) CPUS=$value ;;
       --bind) add_bind "$value" ;;
+      --boot) BOOT=$(readlink -e -- "$value") || usage_error "--boot: no '$value' here" ;;
       --spank) SPANK=$(readlink -e -- "$value") || usage_error "--spank: no '$value' here" ;;
     esac
     shift 2
@@ -44,7 +45,7 @@ add_bind() { # SRC[:DST]
 
 settings() { # as a script that sets them
   printf '%s=%s\n' NODES "$NODES" GPUS "$GPUS" CPUS "$CPUS" ACCOUNTING "$ACCOUNTING"
-  printf 'SPANK=%q\n' "$SPANK"
+  printf '%s=%q\n' SPANK "$SPANK" BOOT "$BOOT"
   printf 'BINDS=('
   printf ' %q' "${BINDS[@]}"
   printf ' )\n'

@@ -13,6 +13,7 @@ missing_packages() { # ACCOUNTING [CONTAINERS]: one name a line
     # gcc alone finds no header of the C library
     [ -e /usr/include/stdlib.h ] || echo libc6-dev
     [ -e /usr/include/slurm/spank.h ] || echo libslurm-dev
+    [ -e /usr/include/fuse3/fuse.h ] || echo libfuse3-dev
   }
   for pair in "${wanted[@]}"; do
     type -P "${pair%:*}" >/dev/null || echo "${pair#*:}"

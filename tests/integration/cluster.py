@@ -59,11 +59,13 @@ class DevCluster:
         cpus: int = 32,
         accounting: bool = False,
         binds: Sequence[str] = (),
+        boot: Path | None = None,
     ) -> None:
         sizes = ["--nodes", str(nodes), "--gpus", str(gpus), "--cpus", str(cpus)]
         options = [*sizes, *(["--accounting"] if accounting else [])]
         for bind in binds:
             options += ["--bind", bind]
+        options += ["--boot", str(boot)] if boot else []
         self._command("up", *options)
 
     def down(self) -> None:
