@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -145,21 +146,37 @@ def site_init(name: str, output: str | None, partition: str | None, force: bool)
 @site.command("check", epilog="\b\nExample:\n  evalhpc site check devcluster --node")
 @click.argument("name", callback=word)
 @click.option("--node", "on_node", is_flag=True, help="By a short job too: what a node has.")
+@click.option("--suite", callback=word, help="Load the data of this suite there.")
+@click.option("--tasks", callback=word, help="Load the data of these tasks. Default: all staged.")
+@click.option("--model", callback=word, help="Checkpoint whose tokenizer --tasks load.")
+@click.option(
+    "--set", "sets", metavar="params.KEY=VALUE", multiple=True, help="As for `stage`, with --tasks."
+)
 @click.option(
     "--wait", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS",
-    help="How long that job may wait and run; it is cancelled then.",
+    help="How long that job may wait and run, beside loading; it is cancelled then.",
 )  # fmt: skip
 @_JSON
-def site_check(name: str, on_node: bool, wait: float, as_json: bool) -> None:
+def site_check(name: str, on_node: bool, wait: float, as_json: bool, **asked: Any) -> None:
     """Check site NAME against this cluster: commands, partitions, account, folders.
 
-    With --node, jobs as the site's own tell what their nodes have: python, run root, images, data.
+    With --node, jobs as the site's own tell what their nodes have: python, run root, images, and
+    whether benchmarks load their data there, without a network. Exit code 3 if a check fails.
     """
     from evalhpc.workflow.site.check import check_nodes, check_site  # start-up time
+    from evalhpc.workflow.site.loads import DOCUMENTS
+    from evalhpc.workflow.submit.wish import Wish
 
+    if any(asked.values()) and not on_node:
+        raise click.UsageError("--suite, --tasks, --model and --set tell --node what to load")
+    if not all(text.startswith("params.") for text in asked["sets"]):
+        raise click.UsageError("--set takes params.KEY=VALUE here; the rest is the site file's")
+    if any(asked.values()) and not (asked["suite"] or asked["tasks"]):
+        raise click.UsageError("--model and --set belong to --tasks or --suite")
     checks = check_site(name, os.environ)
     if on_node:
-        checks += check_nodes(name, os.environ, wait=wait)
+        wish = Wish(site=name, limit=DOCUMENTS, **asked)
+        checks += check_nodes(wish, os.environ, wait=wait)
     if as_json:
         print_json([check.model_dump() for check in checks])
     else:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,44 @@ def test_a_record_names_what_its_own_harness_read(site: Path, hub: str) -> None:
     assert [bool(records[task].lost(now)) for task in ("plain", "token")] == [True, False]
 
 
+def checked(site: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and rows of asking a node (here: this machine) for data alone."""
+    done = run("site", "check", site, "--node", "--json", *words)
+    assert done.stdout, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    return done.returncode, {k.rpartition("data of ")[2]: v for k, v in rows.items() if "data" in k}
+
+
+def test_a_node_loads_what_is_staged_and_says_of_each_whether_it_could(
+    site: Path, hub: str
+) -> None:
+    """By the harness itself over stubs, as it was staged; nothing of it is left."""
+    for task in ("plain", "token"):
+        assert stage(site, hub, task)[0] == 0
+    code, rows = checked(site)
+    assert code == 0
+    assert all(": 3 requests seen" in rows[task]["found"] for task in ("plain", "token"))
+    (site.parent / "stage/huggingface/hub/datasets--tiny--token/data").write_text("")
+    code, rows = checked(site)
+    assert code == 3
+    assert rows["plain"]["ok"]
+    assert (rows["token"]["ok"], rows["token"]["found"][:23]) == (False, "its harness asked nothi")
+    assert "evalhpc stage --site here --tasks lm-eval/token" in rows["token"]["hint"]
+    assert [*(site.parent / "runs").glob(".*")] == []
+
+
+def test_tasks_that_are_named_are_loaded_as_well(site: Path, hub: str) -> None:
+    """Not staged, they fail with the hub's words and the command that fetches them."""
+    code, rows = checked(site, "--tasks", "lm-eval/plain")
+    assert code == 3
+    assert "LocalEntryNotFoundError: plain" in rows["plain"]["found"]
+    assert "evalhpc stage --site here --tasks lm-eval/plain" in rows["plain"]["hint"]
+    assert stage(site, hub, "plain")[0] == 0
+    assert checked(site, "--tasks", "lm-eval/plain")[0] == 0
+    done = run("site", "check", site, "--tasks", "lm-eval/plain")
+    assert done.returncode == 2
+
+
 def test_a_submission_without_staged_data_is_refused_and_leaves_nothing(site: Path) -> None:
     """The error has the command; scripts can be looked at all the same."""
     words = ("--site", site, "--tasks", "lm-eval/plain", "--run-dir", site.parent / "run")
@@ -217,6 +256,10 @@ def test_a_harness_in_an_image_is_staged_from_inside_it(
     code, out, err = stage(site, hub, "plain", "--json")
     assert code == 0, err
     assert json.loads(out)[0]["requests"] == 3
+    site.write_text(site.read_text().replace("runtime: pyxis", "runtime: charliecloud"))
+    code, rows = checked(site)
+    assert code == 0, rows
+    assert ": 3 requests seen" in rows["plain"]["found"]
 
 
 def _first_line(child: subprocess.Popen[str]) -> str:
@@ -284,6 +327,8 @@ def test_a_node_without_internet_loads_what_the_login_node_staged(cluster: DevCl
     assert not [p for p in (home / "away").iterdir() if p.name != "run"]
     checks = {c["name"]: c for c in json.loads((home / "checks.json").read_text())}
     assert "1 benchmarks, whole" in checks["shard node: staged data"]["found"]
+    loaded = checks["shard node: data of tiny_sums"]["found"]
+    assert loaded.startswith("loaded without a network: 2 requests seen")
     assert checks["shard node: locks"]["found"] == "seen from node to node"
     assert "no default route" in checks["shard node: network"]["found"]
 

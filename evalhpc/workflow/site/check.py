@@ -24,6 +24,8 @@ from evalhpc.workflow.site.node_check import check_node
 from evalhpc.workflow.stage.runtime import STARTERS
 from evalhpc.workflow.submit.limits import read_quotas
 from evalhpc.workflow.submit.preflight import free, refuse_other_python
+from evalhpc.workflow.submit.prepare import site_layer
+from evalhpc.workflow.submit.wish import Wish
 
 
 def site_document(name: str, env: Mapping[str, str]) -> dict[str, Any]:
@@ -56,13 +58,16 @@ def check_site(name: str, env: Mapping[str, str]) -> list[Check]:
     return checks
 
 
-def check_nodes(name: str, env: Mapping[str, str], *, wait: float) -> list[Check]:
-    """What nodes of the site tell of themselves, by a short job each; raises EvalhpcError."""
-    written = load_site(name, env).site
+def check_nodes(asked: Wish, env: Mapping[str, str], *, wait: float) -> list[Check]:
+    """What nodes of the wish's site tell of themselves, by a short job each; raises EvalhpcError.
+
+    They load the data of the benchmarks that it names, or of all that are staged.
+    """
+    written = site_layer(asked, env).site
     site = _with_stored_images(written, expand_site(written, env), env)
     for error in settings.check_site(site, env):
         raise error
-    return check_node(site, env, wait=wait)
+    return check_node(site, asked, env, wait=wait)
 
 
 def _with_stored_images(written: Site, site: Site, env: Mapping[str, str]) -> Site:

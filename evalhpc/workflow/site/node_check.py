@@ -16,8 +16,9 @@ from evalhpc import process
 from evalhpc.config.template_files import load_sources
 from evalhpc.containers.mounts import parse_mount
 from evalhpc.core.site_script import SiteJob, render_site_job
+from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import ClusterError, EvalhpcError
-from evalhpc.models.node_check import NodeFacts, NodeWish
+from evalhpc.models.node_check import NodeFacts, NodeLoads, NodeWish
 from evalhpc.models.site import Site
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.states import UNKNOWN
@@ -25,12 +26,16 @@ from evalhpc.storage.atomic import storage_errors, write_json, write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.site.checks import Check, failed
+from evalhpc.workflow.site.loads import write_loads
 from evalhpc.workflow.site.node_judgement import Seen, judge
 from evalhpc.workflow.site.node_probe import FACTS, HELD
 from evalhpc.workflow.submit.lint import lint
+from evalhpc.workflow.submit.wish import Wish
 
-#: What the job asks for, however long the site's jobs are.
-_WALLTIME = "0:10:00"
+#: Minutes that the job asks for, unless the site's jobs are shorter.
+_MINUTES = 10
+#: Of its time, what loading data may take; the rest is for the node's own start and end.
+_LOADING = 0.8
 _PAUSES = (0.5, 5.0)
 #: Between the end of a job and its last file being seen here.
 _LATE_SECONDS = 5.0
@@ -39,6 +44,7 @@ _TAIL = 8
 
 def check_node(
     site: Site,
+    asked: Wish,
     environ: Mapping[str, str],
     *,
     wait: float,
@@ -46,15 +52,15 @@ def check_node(
 ) -> list[Check]:
     """What a node of each partition that the site uses has; `site` has its paths expanded.
 
-    `wait`: seconds for a job to start and end; it is cancelled then.
+    `asked`: the benchmarks whose data nodes load; where it names none, those that are staged.
+    `wait`: seconds for a job to start and end, beside the time for loading; it is cancelled then.
     """
     checks: list[Check] = []
     for kind in _kinds(site):
         try:
-            seen = _ask(site, kind, environ, wait, sleep)
-            checks += [
-                _named(kind, check) for check in judge(site, kind, seen, evalhpc.__version__)
-            ]
+            seen, unmade = _ask(site, asked, kind, environ, wait, sleep)
+            found = [*judge(site, kind, seen, evalhpc.__version__), *unmade]
+            checks += [_named(kind, check) for check in found]
         except EvalhpcError as error:
             checks.append(_named(kind, failed("job", error)))
     return checks
@@ -72,24 +78,29 @@ def _named(kind: str, check: Check) -> Check:
 
 def _ask(
     site: Site,
+    asked: Wish,
     kind: str,
     environ: Mapping[str, str],
     wait: float,
     sleep: Callable[[float], None],
-) -> Seen:
+) -> tuple[Seen, list[Check]]:
     with _folder(Path(site.run_root)) as folder:
         wish = folder / "wish.json"
-        write_json(wish, _wish(site).model_dump(mode="json"))
+        loads, unmade = write_loads(asked, site.stage_dir, folder, environ)
+        minutes = _minutes(site, kind)
+        told = _wish(site, loads, _LOADING * 60 * minutes)
+        write_json(wish, told.model_dump(mode="json"))
         script = folder / "check.sbatch"
-        write_text(script, _script(site, kind, folder, wish, environ))
+        write_text(script, _script(site, kind, minutes, folder, wish, environ))
         lint([script])
+        wait += told.load_seconds
         with exclusive(folder / HELD, "another check of this site is at work"):
             if site.scheduler == "local":
                 done = process.run(["bash", str(script)], env=environ, timeout=wait, check=False)
                 write_text(folder / "check-local.log", done.stdout + done.stderr)
             else:
                 _run_job(Slurm(env=environ), script, site, wait, sleep)
-            return _seen(folder, read_record(wish, NodeWish).token)
+            return _seen(folder, told.token), unmade
 
 
 @contextmanager
@@ -108,7 +119,12 @@ def _folder(root: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _wish(site: Site) -> NodeWish:
+def _minutes(site: Site, kind: str) -> int:
+    seconds = walltime_seconds(getattr(site.resources, kind).walltime)
+    return _MINUTES if seconds is None else max(1, min(_MINUTES, seconds // 60))
+
+
+def _wish(site: Site, loads: tuple[NodeLoads, ...], seconds: float) -> NodeWish:
     images = [path for path in site.container.images.values() if path.startswith("/")]
     runs = site.container.runtime != "none"
     programs = {f"pythons.{name}": path for name, path in site.pythons.items()}
@@ -122,12 +138,18 @@ def _wish(site: Site) -> NodeWish:
         stage_dir=site.stage_dir,
         container=site.container,
         image=images[0] if images and runs else None,
+        loads=loads,
+        load_seconds=seconds if loads else 0,
+        # Steps of Slurm, which Pyxis needs, are started through the network.
+        isolate=site.stage_dir is not None and site.container.runtime != "pyxis",
     )
 
 
-def _script(site: Site, kind: str, folder: Path, wish: Path, environ: Mapping[str, str]) -> str:
+def _script(
+    site: Site, kind: str, minutes: int, folder: Path, wish: Path, environ: Mapping[str, str]
+) -> str:
     size = getattr(site.resources, kind).model_copy(
-        update={"nodes": 1, "walltime": _WALLTIME, "time_min": None}
+        update={"nodes": 1, "walltime": str(minutes), "time_min": None}
     )
     partition = site.slurm.partition
     if kind == "planning":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from evalhpc.models.base import Frozen
-from evalhpc.models.node_check import NodeFacts
+from evalhpc.models.node_check import NodeFacts, NodeLoaded
 from evalhpc.models.site import Site
 from evalhpc.workflow.site.checks import Check
 
 #: Harnesses and images put their scratch files there.
 _TMP_LEAST = 1 << 30
+#: Names, and characters of a reason, that are shown.
+_NAMES, _LONGEST = 5, 300
 #: Slurm keeps some memory of a node for itself.
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -41,6 +43,7 @@ def judge(site: Site, kind: str, seen: Seen, version: str) -> Iterator[Check]:
     yield from _files(facts)
     yield from _sizes(site, kind, facts)
     yield from _data(site, facts)
+    yield from _loaded(site, facts.loaded)
     if facts.image is not None:
         yield Check(
             name="image starts", ok=not facts.image, found=facts.image or "yes",
@@ -100,3 +103,22 @@ def _data(site: Site, facts: NodeFacts) -> Iterator[Check]:
         found=facts.stage or f"{facts.staged} benchmarks, whole, in {site.stage_dir}",
         hint="evalhpc stage, into a folder that all nodes see (stage_dir)" if facts.stage else "",
     )  # fmt: skip
+
+
+def _loaded(site: Site, loaded: Sequence[NodeLoaded]) -> Iterator[Check]:
+    """One check for each benchmark that was tried, and one for the rest."""
+    for one in loaded:
+        if one.tried:
+            where = "without a network" if one.isolated else "with the job's network"
+            found = f"loaded {where}: {one.asked} requests seen, {one.seconds:.0f} s"
+            yield Check(
+                name=f"data of {one.benchmark}", ok=not one.why,
+                found=one.why[:_LONGEST] or found, hint=one.hint[:_LONGEST],
+            )  # fmt: skip
+    left = [one.benchmark for one in loaded if not one.tried]
+    if left:
+        more = "" if len(left) <= _NAMES else f" and {len(left) - _NAMES} more"
+        yield Check(
+            name="data", ok=False, found=f"not tried: {', '.join(left[:_NAMES])}{more}",
+            hint=f"there was no time left; evalhpc site check {site.name} --node --tasks A,B",
+        )  # fmt: skip

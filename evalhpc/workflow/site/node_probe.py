@@ -20,6 +20,7 @@ from evalhpc.models.node_check import NodeFacts, NodeWish
 from evalhpc.storage.atomic import write_json
 from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.record.records import read_record
+from evalhpc.workflow.site.node_loads import load_all
 
 HELD, FACTS = "held.lock", "facts.json"
 _IMAGE_SECONDS = 300.0
@@ -28,6 +29,7 @@ _SAYS = "the image starts"
 
 def probe(wish_file: Path) -> None:
     """Answer the wish: `facts.json` beside it. Raises StorageError where that cannot be written."""
+    begun = time.monotonic()
     wish = read_record(wish_file, NodeWish)
     folder = wish_file.parent
     stage, staged = _stage(wish.stage_dir)
@@ -41,6 +43,7 @@ def probe(wish_file: Path) -> None:
         stage=stage,
         staged=staged,
         image=_image(wish),
+        loaded=load_all(wish, begun + wish.load_seconds),
         tmp_free=shutil.disk_usage("/tmp").free,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cpus=len(os.sched_getaffinity(0)),

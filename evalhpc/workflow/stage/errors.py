@@ -23,6 +23,14 @@ _HINTS = {
     "quota": f"remove old runs and data, or --set stage_dir=FOLDER; {_AGAIN}",
     "disk": f"df -h and df -i of stage_dir, or --set stage_dir=FOLDER; {_AGAIN}",
 }
+#: By id, where that is more particular.
+_HINTS_BY_ID = {
+    "read-only": "libraries lock what they read: stage_dir must be writable, on nodes too; "
+    "--set stage_dir=FOLDER, then evalhpc stage",
+    "stale-file": "ls stage_dir on that machine; tell the administrators",
+}
+#: Characters of a log's line that are shown.
+_LONGEST = 300
 _UNREACHED = frozenset({"hub-offline", "hub-unreachable"})
 
 
@@ -57,6 +65,26 @@ def pass_failed(
     return HarnessError(f"{what}{code}: {why}", cause=cause, hint=f"{hint}; log: {log}")
 
 
+def load_failed(site: str, benchmark: Benchmark, told: StagePass | None, log: Path) -> HarnessError:
+    """The error for a benchmark whose data a node could not load; `log` has what was said there."""
+    match = next(iter(sorted(matches(_text(log)), key=_rank)), None)
+    code = "" if told is None else f" (exit code {told.exit_code})"
+    again = f"evalhpc stage --site {site} --tasks {benchmark.harness}/{benchmark.task}"
+    if told is not None and told.exit_code == 0:
+        return HarnessError("its harness asked nothing", cause="an empty task", hint=again)
+    if match is None:
+        said = (log_tail(log) or ("it said nothing",))[-1]
+        return HarnessError(f"{said}{code}", cause="its harness ended early", hint=again)
+    unreached = match.entry.id in _UNREACHED
+    return HarnessError(
+        f"{_last(match, log)}{code}",
+        cause="the stage folder, as the node sees it, lacks what the harness loads"
+        if unreached
+        else match.entry.cause,
+        hint=again if unreached else _remedy(match),
+    )
+
+
 def _hint(match: Match | None, fetching: bool, fetched: bool) -> str:
     if match is None:
         return _AGAIN.removeprefix("then ")
@@ -66,15 +94,20 @@ def _hint(match: Match | None, fetching: bool, fetched: bool) -> str:
             if fetched
             else "evalhpc stage without --offline"
         )
-    return _HINTS.get("network" if match.entry.id in _UNREACHED else match.entry.about, "") or (
-        match.entry.remedy
-    )
+    return _HINTS["network"] if match.entry.id in _UNREACHED else _remedy(match)
+
+
+def _remedy(match: Match) -> str:
+    by_subject = _HINTS.get(match.entry.about, match.entry.remedy)
+    return _HINTS_BY_ID.get(match.entry.id, by_subject)
 
 
 def _last(match: Match, log: Path) -> str:
-    """The last time that it was said: before that a traceback may show the line that says it."""
-    found = [match.text, *(m.group() for m in match.entry.regex.finditer(_text(log)))]
-    return found[-1].strip()
+    """The last line that says it: before that a traceback may show the line that raises it."""
+    text = _text(log)
+    start = [match.start, *(found.start() for found in match.entry.regex.finditer(text))][-1]
+    line = text[text.rfind("\n", 0, start) + 1 :].split("\n", 1)[0]
+    return line.strip()[:_LONGEST]
 
 
 def _found(log: Path) -> list[Match]:
@@ -88,4 +121,5 @@ def _text(log: Path) -> str:
 def _rank(match: Match) -> tuple[int, int]:
     """What is full or locked comes before what followed from it."""
     order = ("disk", "quota", "gated data", "network", "data")
-    return order.index(match.entry.about), match.start
+    about = match.entry.about
+    return order.index(about) if about in order else len(order), match.start

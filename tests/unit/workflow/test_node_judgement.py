@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evalhpc.models.node_check import NodeFacts
+from evalhpc.models.node_check import NodeFacts, NodeLoaded
 from evalhpc.models.site import Site
 from evalhpc.workflow.site.checks import Check
 from evalhpc.workflow.site.node_judgement import Seen, clock, judge
@@ -59,6 +59,22 @@ def test_what_is_wrong_fails_alone_and_says_what_to_do(
     assert [check.name for check in checks.values() if not check.ok] == [name]
     assert found in checks[name].found
     assert checks[name].hint
+
+
+def test_each_benchmark_that_was_loaded_has_a_row_and_the_rest_share_one() -> None:
+    """What there was no time for is not called good; a reason is cut to a length to read."""
+    loaded = (
+        NodeLoaded(benchmark="sums", asked=12, isolated=True, seconds=3),
+        NodeLoaded(benchmark="bad", why="OSError: " + "x" * 999, hint="evalhpc stage"),
+        *(NodeLoaded(benchmark=f"late{n}", tried=False) for n in range(7)),
+    )
+    checks = judged(loaded=loaded)
+    assert checks["data of sums"].found == "loaded without a network: 12 requests seen, 3 s"
+    assert [name for name, check in checks.items() if not check.ok] == ["data of bad", "data"]
+    assert len(checks["data of bad"].found) == 300
+    assert checks["data of bad"].hint == "evalhpc stage"
+    assert checks["data"].found == "not tried: late0, late1, late2, late3, late4 and 2 more"
+    assert "--tasks" in checks["data"].hint
 
 
 def test_clocks_and_locks_inform_and_decide_nothing() -> None:

@@ -41,8 +41,8 @@ def staged(spec: RunSpec, **changes: Any) -> None:
         benchmark=benchmark.name, harness=benchmark.harness, task=benchmark.task,
         key=stage_key(benchmark), requests=9, params=benchmark.params,
         model_id="m", tokenizer=None, endpoints={}, whole=False, digest="",
-        same=True, isolated=True, entries=folder.entries(), fetched_bytes=0, staged="", staged_by="", evalhpc_version="",
-        seconds=0,
+        same=True, isolated=True, entries=folder.entries(), fetched_bytes=0, staged="",
+        staged_by="", evalhpc_version="", seconds=0,
     )  # fmt: skip
     folder.write(benchmark, record.model_copy(update=changes))
 

@@ -8,7 +8,7 @@ import pytest
 
 from evalhpc.models.stage import StagePass
 from evalhpc.models.suite import Benchmark
-from evalhpc.workflow.stage.errors import pass_failed
+from evalhpc.workflow.stage.errors import load_failed, pass_failed
 
 SUMS = Benchmark(name="sums", harness="lm-eval", task="sums")
 ENDED = StagePass(exit_code=1, asked=0, digest="", isolated=False, seconds=1)
@@ -67,3 +67,21 @@ def test_a_harness_that_asks_nothing_has_loaded_nothing(tmp_path: Path) -> None:
     log.touch()
     done = ENDED.model_copy(update={"exit_code": 0})
     assert "asked nothing" in pass_failed(SUMS, done, log, fetching=True, fetched=False).what
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "hint"),
+    [
+        (OFFLINE, "Couldn't reach 'tiny/sums'", "evalhpc stage --site eos --tasks lm-eval/sums"),
+        ("/e/python: No module named lm_eval", "No module named lm_eval", "pythons and container"),
+        ("OSError: [Errno 30] Read-only file system: '/s/x.lock'", "Read-only", "must be writable"),
+        ("Something else", "Something else (exit code 1)", "evalhpc stage"),
+    ],
+)
+def test_a_node_that_cannot_load_says_why(tmp_path: Path, said: str, what: str, hint: str) -> None:
+    """There, an environment that lacks the harness counts as much as data that are missing."""
+    log = tmp_path / "log"
+    log.write_text(f"{said}\n")
+    error = load_failed("eos", SUMS, ENDED, log)
+    assert what in error.what
+    assert hint in error.hint
