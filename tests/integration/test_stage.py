@@ -236,6 +236,48 @@ def test_an_interrupted_staging_ends_what_it_started(site: Path, tmp_path: Path)
     assert list((tmp_path / "stage" / "work").iterdir()) == []
 
 
+def test_a_staging_that_is_killed_leaves_no_process_and_no_record(
+    site: Path, hub: str, tmp_path: Path
+) -> None:
+    """It cannot say so; its harness ends all the same, and the next one tidies up and goes on."""
+    script = tmp_path / "templates/harness/lm-eval.sh.j2"
+    quick, slow = script.read_text(), tmp_path / "slow.sh"
+    slow.write_text("sleep 77\n")
+    script.write_text(f"exec bash {slow}\n")
+    command = [EVALHPC, "stage", "--site", str(site), "--tasks", "lm-eval/plain"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        wait_until(lambda: bool(_commands(str(slow))), timeout=60, what="the harness runs")
+        child.kill()
+    wait_until(lambda: not _commands(str(slow)), timeout=60, what="the harness has ended")
+    folder = tmp_path / "stage"
+    assert len([*(folder / "work").iterdir()]) == 1
+    assert list((folder / "records").iterdir()) == []
+    script.write_text(quick)
+    assert stage(site, hub, "plain")[0] == 0
+    assert list((folder / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", ["64k", "700k"])
+def test_a_full_disk_is_said_and_nothing_counts_as_staged(
+    site: Path, hub: str, tmp_path: Path, size: str
+) -> None:
+    """Full by the scripts already, so that no log could be written, or by the data set."""
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    (tmp_path / "hub/datasets/tiny/plain/data").write_text("a question\n" * 100_000)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "t", folder]).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        code, _, err = stage(site, hub, "plain")
+        assert code == 6, err
+        assert "No space left" in err
+        assert f"df -h {folder};" in err
+        assert list((folder / "records").iterdir()) == []
+        assert list((folder / "work").iterdir()) == []
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.mark.skipif(
     not (shutil.which("mksquashfs") and shutil.which("ch-run")), reason="needs Charliecloud"
 )

@@ -7,16 +7,18 @@ everything that it will load in a job; a second one without internet proves that
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import evalhpc
 from evalhpc.containers.preflight import check_site
-from evalhpc.errors import HarnessError, UsageError
+from evalhpc.errors import HarnessError, StorageError, UsageError
 from evalhpc.models.checkpoint import Model
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.stage import StagePass, StageRecord, stage_key
@@ -28,11 +30,14 @@ from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.stage.errors import pass_failed
 from evalhpc.workflow.stage.harness_pass import can_isolate, joined_logs, run_pass
 from evalhpc.workflow.stage.runtime import login_site
+from evalhpc.workflow.submit.preflight import free
 from evalhpc.workflow.submit.prepare import fill_run, resolve_wish
 from evalhpc.workflow.submit.wish import Wish
 
 #: How long another staging of the same folder is waited for, in seconds.
 LOCK_WAIT = 4 * 3600.0
+#: With fewer bytes left than this a file system counts as full.
+_FULL = 64 << 10
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _FETCH, _PROOF = 0, 1  # the two passes
 
@@ -55,11 +60,21 @@ def stage(
     assert spec.site.stage_dir is not None, "_spec has seen to it"
     folder = StageFolder(Path(spec.site.stage_dir))
     folder.make()
-    with folder.locked(lock_wait), folder.workspace() as work:
+    with _named(folder.root), folder.locked(lock_wait), folder.workspace() as work:
         run = Run(RunPaths(work), spec, spec.digest())
         fill_run(run, warnings)
         one = _Staging(run, folder, environ, can_isolate(), said)
         return [one.staged(benchmark, fetch=fetch) for benchmark in spec.benchmarks]
+
+
+@contextmanager
+def _named(root: Path) -> Iterator[None]:
+    """Errors of storage name the stage folder in their hints: what lay below `work/` has gone."""
+    try:
+        yield
+    except StorageError as error:
+        error.hint = re.sub(rf"{re.escape(str(root))}/work[^\s;]*", str(root), error.hint)
+        raise
 
 
 def _spec(wish: Wish, environ: Mapping[str, str]) -> tuple[RunSpec, tuple[str, ...]]:
@@ -153,6 +168,7 @@ class _Staging:
         told = run_pass(self.run, benchmark, number, self._variables(number), isolated=isolated)
         if told is not None and told.exit_code == 0 and told.asked:
             return told
+        _refuse_full(self.folder.root)
         kept = self.folder.log(benchmark)
         with storage_errors(kept):
             kept.write_bytes(joined_logs(self.run, benchmark, number))
@@ -165,6 +181,18 @@ class _Staging:
             variables["HF_TOKEN"] = token
         offline = "0" if number == _FETCH else "1"
         return {**variables, **dict.fromkeys(_OFFLINE, offline), "EVALHPC_STAGING": "1"}
+
+
+def _refuse_full(folder: Path) -> None:
+    """Raise StorageError where nothing more can be written: then the logs may lack the reason."""
+    room, files = free(folder)
+    if room < _FULL or files == 0:
+        raise StorageError(
+            f"No space left on the file system of {folder}",
+            cause="data sets, tokenizers and the harness's own files fill it",
+            hint=f"df -h {folder}; df -i {folder}; free some, or --set stage_dir=FOLDER; then "
+            "evalhpc stage again: what is there is kept",
+        )
 
 
 def _refuse_fewer(benchmark: Benchmark, first: StagePass, proof: StagePass) -> None:
