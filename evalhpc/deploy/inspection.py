@@ -155,6 +155,8 @@ def _check_quiet(found: Detected, parts: list[Path], files: list[FileEntry]) -> 
 
 def _unquiet(files: list[FileEntry]) -> tuple[str, ...]:
     newest = max(files, key=lambda entry: entry.modified)
+    # Whoever wrote it may have another clock: all that it decides is a warning, and a pause before
+    # the second look, which itself compares the files with themselves.
     if time.time() - newest.modified > _QUIET:
         return ()
     return (f"{newest.name} changed within the last {_QUIET:g} s: is it still being written?",)

@@ -64,8 +64,14 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     text = (value or "").strip()
     if _SECONDS.fullmatch(text):
         return float(text)
+    until = parse_date(text)
+    return None if until is None else max(0.0, until - now)
+
+
+def parse_date(value: str | None) -> float | None:
+    """The Unix time of an HTTP date; None where there is none."""
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+        return parsedate_to_datetime((value or "").strip()).timestamp()
     except (ValueError, OverflowError):
         return None
 

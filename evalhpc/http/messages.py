@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from evalhpc.http.heads import parse_retry_after
+from evalhpc.http.heads import parse_date, parse_retry_after
 
 #: Fields as they came: (lower-case name, value), in order, repeats kept.
 Fields = Sequence[tuple[bytes, bytes]]
@@ -74,8 +74,12 @@ class HttpResponse:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait as the server asked, from now; None if it did not."""
-        return parse_retry_after(self.header(b"retry-after"), time.time())
+        """Seconds to wait as the server asked, from now; None if it did not.
+
+        A date is held against the server's own clock, where it tells it: ours may be another.
+        """
+        date = parse_date(self.header(b"date"))
+        return parse_retry_after(self.header(b"retry-after"), time.time() if date is None else date)
 
 
 def error_reply(status: int, message: str, kind: str = "invalid_request_error") -> HttpReply:

@@ -82,6 +82,18 @@ class ImageStore:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return self.root / f".job-{name}-{stamp}-{secrets.token_hex(3)}"
 
+    def now(self) -> float:
+        """The time that a file changed here now would bear; raises StorageError.
+
+        What other machines wrote is compared with that, not with this machine's clock: most file
+        servers stamp files themselves. (Lustre takes the writer's time: there, a margin helps.)
+        """
+        with storage_errors(self.root), tempfile.TemporaryFile(dir=self.root) as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())  # an NFS client shows its own time until the server's is known
+            return os.fstat(file.fileno()).st_mtime
+
     def make(self) -> None:
         """Create the folder, for everybody to read; raises StorageError."""
         with storage_errors(self.root):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,23 +45,24 @@ def prunable(
     store = ImageStore(Path(site.container.image_dir or ""))
     named = _named(site, store, environ)
     texts = list(_run_files([*run_roots(environ), Path(site.run_root), *further_roots]))
+    now = store.now() if store.root.is_dir() else 0.0
     found = [
         Pruned(path=str(store.path(r)), bytes=r.bytes, why="no site names it, and no run")
         for r in store.records()
         if store.present(r)
         and r.file not in named
         and not any(r.file in text for text in texts)
-        and _age(store.path(r).with_name(f"{r.file}.json")) > older_than
+        and _age(store.path(r).with_name(f"{r.file}.json"), now) > older_than
     ]
     found += [
         Pruned(path=str(path), bytes=_size(path), why="left by an import that was killed")
         for path in store.leftovers()
-        if _abandoned(store, path)
+        if _abandoned(store, path, now)
     ]
     return found + [
         Pruned(path=str(path), bytes=_size(path), why="script and log of an old import job")
         for path in store.jobs()
-        if _age(path) > _JOB_SECONDS
+        if _age(path, now) > _JOB_SECONDS
     ]
 
 
@@ -123,19 +123,19 @@ def _run_files(roots: Iterable[Path]) -> Iterator[str]:
                 ) from error
 
 
-def _abandoned(store: ImageStore, path: Path) -> bool:
+def _abandoned(store: ImageStore, path: Path, now: float) -> bool:
     """Whether no import is at work on it: its lock can be had, and is certain, or a day passed."""
     if not path.name.startswith("."):
-        return _age(path) > _DAY
+        return _age(path, now) > _DAY
     name = _image_name(path)
     if not store.has_lock(name):
-        return _age(path) > _DAY  # to ask for the lock would make one
+        return _age(path, now) > _DAY  # to ask for the lock would make one
     with ExitStack() as stack:
         try:
             certain = stack.enter_context(store.locked(name, keep=True))
         except StorageError:
             return False
-        return certain or _age(path) > _DAY
+        return certain or _age(path, now) > _DAY
 
 
 def _image_name(path: Path) -> str:
@@ -145,9 +145,9 @@ def _image_name(path: Path) -> str:
     return path.name.removeprefix(".import-").rsplit(".", 3)[0]
 
 
-def _age(path: Path) -> float:
+def _age(path: Path, now: float) -> float:
     try:
-        return time.time() - path.stat().st_mtime
+        return now - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

@@ -136,6 +136,9 @@ def test_messages_find_headers_by_name() -> None:
     assert HttpResponse(200, fields, b"").content_type == "text/html"
     assert HttpResponse(200, [], b"").content_type == ""
     assert HttpResponse(503, [(b"retry-after", b"7")], b"").retry_after == 7.0
+    dates = [(b"date", b"Mon, 12 Jan 1970 13:46:40 GMT"),
+             (b"retry-after", b"Mon, 12 Jan 1970 13:47:00 GMT")]  # fmt: skip
+    assert HttpResponse(503, dates, b"").retry_after == 20.0  # by the server's clock
 
 
 def test_error_reply_has_the_shape_clients_parse() -> None:

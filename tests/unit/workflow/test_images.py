@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,20 @@ def test_prune_keeps_what_a_site_or_a_run_names(home: Home) -> None:
     assert remove(home.site, prunable(home.site, home.env, older_than=-1.0)) == []
     assert [path.exists() for path in (*kept, free)] == [True, True, True, False]
     assert (home.store.root / "by-hand.sqsh").exists()
+
+
+@pytest.mark.parametrize("ahead", [-7 * 86400.0, 0.0, 7 * 86400.0])
+def test_prune_asks_the_file_servers_clock_alone(
+    ahead: float, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's may be a week off: an image of two days goes, one of an hour stays."""
+    old, new = (home.bring(home.file(content=text), name=text.decode()) for text in (b"o", b"n"))
+    now = home.store.now()
+    for image, age in ((old, 2 * 86400), (new, 3600)):
+        os.utime(f"{image.path}.json", (now - age, now - age))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    assert home.prunable(older_than=86400.0) == [old.path.name]
 
 
 def test_prune_removes_nothing_in_doubt(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
