@@ -17,7 +17,7 @@ class QueueWriter:
     """Appends requests to a file that is read while it grows; `flush` shows them."""
 
     def __init__(self, path: Path, run_hash: str) -> None:
-        self._frames = FrameWriter(path, "requests", run_hash)
+        self._frames = FrameWriter(path, "requests", run_hash, keep=True)
 
     def append(self, request: Request) -> None:
         """Add a request. Raises StorageError."""

@@ -130,18 +130,24 @@ def other_run(path: Path, found: str, expected: str) -> IntegrityError:
 class FrameWriter:
     """Appends frames; `flush` makes them durable in one go.
 
-    Safe for one appending thread and one flushing thread. After a failed write the file ends
-    behind its last whole frame and the rest stays in memory for the next flush.
+    Safe for one appending thread and several that flush. After a failed write the file ends behind
+    its last whole frame and the rest stays in memory for the next flush. A failed sync may have
+    lost anything since the last one: NFS takes bytes that it then has no room for, and says so
+    once. With `keep`, frames stay in memory until they are synced, and are then written again;
+    without, the writer is closed.
     """
 
-    def __init__(self, path: Path, kind: Kind, run_hash: str) -> None:
+    def __init__(self, path: Path, kind: Kind, run_hash: str, *, keep: bool = False) -> None:
         header = frames.file_header(kind, run_hash)
         self.path = path
         self._seed = frames.header_seed(header)
         self._frames: list[bytes] = []
         self._buffered = 0
         self._written = 0
+        self._keep = keep
+        self._unsynced: list[bytes] = []  # written, but perhaps not on the disk
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()  # an error is reported to one fsync only
         with storage_errors(path):
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._frames.append(header)
@@ -175,11 +181,12 @@ class FrameWriter:
 
     def flush(self, *, sync: bool = True) -> None:
         """Hand every frame to the kernel and, with `sync`, to the disk. Raises StorageError."""
-        with self._lock:
-            self._write_out()
-        if sync:
-            with storage_errors(self.path):
-                os.fsync(self._fd)
+        with self._syncing:
+            with self._lock:
+                self._write_out()
+                written = len(self._unsynced)
+            if sync:
+                self._sync(written)
 
     def close(self) -> None:
         """Flush durably and close; closing twice is fine. Raises StorageError."""
@@ -217,6 +224,7 @@ class FrameWriter:
             self._cut_to_whole_frames()
             raise storage_error(self.path, error) from error
         self._written += sum(map(len, pending))
+        self._hold(pending)
         self._frames = []
         self._buffered = 0
 
@@ -224,9 +232,41 @@ class FrameWriter:
         """After a partial write: keep the frames that arrived whole, drop the torn one."""
         arrived = os.lseek(self._fd, 0, os.SEEK_CUR)
         while self._frames and self._written + len(self._frames[0]) <= arrived:
-            length = len(self._frames.pop(0))
-            self._written += length
-            self._buffered -= length
+            frame = self._frames.pop(0)
+            self._hold([frame])
+            self._written += len(frame)
+            self._buffered -= len(frame)
+        self._cut()
+
+    def _hold(self, written: list[bytes]) -> None:
+        if self._keep:
+            self._unsynced += written
+
+    def _sync(self, written: int) -> None:
+        """Make the first `written` of the unsynced frames durable."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            with self._lock:
+                self._take_back()
+            raise storage_error(self.path, error) from error
+        with self._lock:
+            del self._unsynced[:written]
+
+    def _take_back(self) -> None:
+        """After a failed sync: what was written since the last good one is yet to be written."""
+        if not self._keep:
+            self.abandon()
+            return
+        lost = sum(map(len, self._unsynced))
+        self._frames = [*self._unsynced, *self._frames]
+        self._unsynced = []
+        self._buffered += lost
+        self._written -= lost
+        self._cut()
+
+    def _cut(self) -> None:
+        """End the file behind what counts as written."""
         os.lseek(self._fd, self._written, os.SEEK_SET)
         with storage_errors(self.path):
             os.ftruncate(self._fd, self._written)

@@ -26,7 +26,7 @@ class JournalWriter:
     @classmethod
     def create(cls, path: Path, run_hash: str) -> JournalWriter:
         """A new journal; raises StorageError where one exists already."""
-        return cls(FrameWriter(path, "journal", run_hash))
+        return cls(FrameWriter(path, "journal", run_hash, keep=True))
 
     def append(self, key: bytes, answer: Answer) -> None:
         """Add one answer under its key of 20 bytes. Raises StorageError."""

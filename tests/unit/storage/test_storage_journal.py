@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from evalhpc.core import frames
 from evalhpc.core.frames import Damage
 from evalhpc.core.identity import Answer
 from evalhpc.errors import IntegrityError, StorageError
+from evalhpc.storage.framed import FrameWriter
 from evalhpc.storage.journal import JournalWriter, read_journal
 from tests.storage_fixtures import KEYS, RUN, SmallDisk, write_journal
 
@@ -118,6 +121,37 @@ def test_a_full_disk_leaves_whole_answers(
     small_disk.room = 1 << 30
     writer.close()
     assert list(read_journal(tmp_path / "a", RUN)) == written
+
+
+def test_what_a_failed_sync_lost_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that only fsync reports, and once, loses no answer that a later flush returned for;
+    a writer that keeps nothing is closed by it."""
+    written = [(key, Answer(200, "", b"x" * 20)) for key in KEYS[:3]]
+    writer = JournalWriter.create(tmp_path / "a", RUN)
+    writer.append(*written[0])
+    writer.flush()
+    durable = (tmp_path / "a").stat().st_size
+    plan = FrameWriter(tmp_path / "b", "requests", RUN)
+
+    def over_quota(fd: int) -> None:
+        os.ftruncate(fd, durable)  # what the server never took
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    writer.append(*written[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", over_quota)
+        for flush in (writer.flush, plan.flush):
+            with pytest.raises(StorageError, match="quota"):
+                flush()
+    plan.append(KEYS[0], b"{}", b"")
+    with pytest.raises(StorageError, match="closed"):
+        plan.flush()
+    writer.append(*written[2])
+    writer.flush()
+    assert list(read_journal(tmp_path / "a", RUN)) == written
+    writer.close()
 
 
 def test_a_full_disk_at_birth_leaves_no_file(
