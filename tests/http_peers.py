@@ -111,10 +111,10 @@ def local(port: int, **options: Any) -> HttpClient:
     return HttpClient(f"http://127.0.0.1:{port}/v1", **options)
 
 
-async def failure(port: int, **options: Any) -> str:
+async def failure(port: int, *, transient: bool = True, **options: Any) -> str:
     """The kind of failure that a GET ends with."""
     async with local(port, **options) as client:
         with pytest.raises(TransportError) as caught:
             await client.request("GET", "/x")
-    assert caught.value.transient
+    assert caught.value.transient == transient
     return caught.value.kind

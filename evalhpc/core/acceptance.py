@@ -31,6 +31,8 @@ class Outcome(Frozen):
 
 #: Exit codes of a harness, as timeout(1) and bash say them.
 TIMED_OUT, NOT_FOUND = 124, 127
+#: The same for "file size limit exceeded": it left more than `run.max_output` allows.
+TOO_MUCH_OUTPUT = 153
 
 Verdict = Literal["final", "misses", "failed"]
 
@@ -84,6 +86,13 @@ def _exit_reason(outcome: Outcome) -> tuple[str, str, str]:
             f"the harness of {name} ran out of time in pass {number}",
             "it hangs, or run.harness_timeout is too short for it",
             f"{look}; then submit again with --set run.harness_timeout=SECONDS",
+        )
+    if outcome.exit_code == TOO_MUCH_OUTPUT:
+        return (
+            f"the harness of {name} left too much in pass {number}, which was removed: "
+            + "".join(outcome.log_tail[-1:]),
+            "it keeps data or logs in its output folder, or runs wild",
+            f"{look}; then submit again with --set run.max_output=GIB, or max_output_files=N",
         )
     in_image = explain("\n".join(outcome.log_tail))
     absent = outcome.exit_code == NOT_FOUND or "No module named" in "".join(outcome.log_tail[-1:])

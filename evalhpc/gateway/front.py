@@ -16,7 +16,8 @@ class Front:
     """Passes requests and replies on as they are, whole; `last_request` is on the monotonic clock.
 
     `busy` of its `requests` so far have no reply yet.
-    A server that does not answer is a 502 or 504, which asks the client to come again.
+    A server that does not answer is a 502 or 504, which asks the client to come again; one that
+    answers beyond all measure is a 406, which does not.
     """
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
@@ -36,7 +37,7 @@ class Front:
         try:
             reply = await client.request(request.method, target, request.body, content_type)
         except TransportError as error:
-            status = 504 if error.kind == "timeout" else 502
+            status = 504 if error.kind == "timeout" else 502 if error.transient else 406
             return error_reply(status, error.what, "server_error")
         finally:
             self.busy -= 1

@@ -10,17 +10,29 @@ from typing import Any, TypeGuard
 
 from evalhpc.errors import HarnessError
 
+#: Bytes of a file of results, which is read at once; logs with all samples have some hundred MB.
+MOST_RESULTS = 1 << 30
+
 
 def load_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; raises HarnessError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_of(path))
     except (OSError, ValueError, RecursionError) as error:
         raise HarnessError(
             f"cannot read {path}: {error}", cause="a full disk or an interrupted write",
             hint=f"df -h {path.parent}",
         ) from error  # fmt: skip
     return as_object(path, value)
+
+
+def text_of(path: Path) -> str:
+    """The UTF-8 text of a file of results; raises ValueError for a larger one than any is."""
+    with path.open("rb") as file:
+        data = file.read(MOST_RESULTS + 1)
+    if len(data) > MOST_RESULTS:
+        raise ValueError(f"it has more than {MOST_RESULTS} bytes")
+    return data.decode("utf-8")
 
 
 def as_object(path: Path, value: Any) -> dict[str, Any]:

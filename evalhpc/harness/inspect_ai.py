@@ -15,6 +15,7 @@ from typing import Any
 from evalhpc.core.results import HarnessOutput, Score, TaskScores
 from evalhpc.errors import HarnessError
 from evalhpc.harness.files import (
+    MOST_RESULTS,
     as_object,
     finite,
     is_finite,
@@ -70,6 +71,9 @@ def _load(path: Path) -> dict[str, Any]:
         return load_object(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            # A member is never read beyond the size that its entry says.
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_RESULTS:
+                raise ValueError(f"it unpacks to more than {MOST_RESULTS} bytes")
             log = as_object(path, json.loads(archive.read("header.json")))
             names = [name for name in archive.namelist() if name.startswith("samples/")]
             log["samples"] = [json.loads(archive.read(name)) for name in names]

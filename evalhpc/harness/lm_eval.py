@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evalhpc.core.identity import parse_json
+from evalhpc.core.lines import lines_of
 from evalhpc.core.results import HarnessOutput, Score, TaskScores, metric_name
 from evalhpc.errors import HarnessError
 from evalhpc.harness.files import finite, is_finite, load_object, unknown_shape
@@ -94,7 +95,7 @@ def documents(output: Path) -> dict[str, list[int]]:
 
 def _documents(samples: Path) -> list[int]:
     with samples.open("rb") as file:
-        return sorted({int(parse_json(line)["doc_id"]) for line in file})
+        return sorted({int(parse_json(line)["doc_id"]) for line in lines_of(file)})
 
 
 def _parse(path: Path, results: dict[str, Any]) -> HarnessOutput:
@@ -186,7 +187,7 @@ def _samples_file(results: Path, task: str, documents: int) -> Path:
     seen: dict[str, set[int]] = defaultdict(set)
     lines = 0
     with found[0].open("rb") as file:
-        for line in file:
+        for line in lines_of(file):
             lines += 1
             sample = parse_json(line)
             seen[str(sample.get("filter"))].add(sample["doc_id"])

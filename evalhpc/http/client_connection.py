@@ -7,7 +7,14 @@ import asyncio
 import httptools
 
 from evalhpc.http.errors import FailureKind, TransportError
-from evalhpc.http.incoming import BadMessage, BodyTooLarge, HeadTooLarge, Held, MessageReader
+from evalhpc.http.incoming import (
+    BadMessage,
+    BodyTooLarge,
+    HeadTooLarge,
+    Held,
+    MessageReader,
+    TooMuchHeld,
+)
 from evalhpc.http.messages import HttpResponse, find_field
 
 #: Above this size, head and body go out as two buffers instead of one copy.
@@ -79,7 +86,9 @@ class ClientConnection(MessageReader, asyncio.Protocol):
         try:
             self._feed(data)
         except BadMessage as error:
-            self._fail(*_failure_of(error))
+            # What is too long will be so again; the rest may be the weather.
+            lasting = isinstance(error, BodyTooLarge) and not isinstance(error, TooMuchHeld)
+            self._fail(*_failure_of(error), transient=not lasting)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the reply is complete only if this was to be its end."""
@@ -137,9 +146,10 @@ class ClientConnection(MessageReader, asyncio.Protocol):
             response = HttpResponse(self._parser.get_status_code(), self._fields, body)
             self._reply.set_result(response)
 
-    def _fail(self, kind: FailureKind, what: str) -> None:
+    def _fail(self, kind: FailureKind, what: str, *, transient: bool = True) -> None:
         if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(TransportError(kind, f"{self._name} {what}"))
+            error = TransportError(kind, f"{self._name} {what}", transient=transient)
+            self._reply.set_exception(error)
         self._clear()
         self.abort()
 

@@ -20,7 +20,10 @@ _CAUSES: dict[FailureKind, str] = {
 
 
 class TransportError(EndpointError):
-    """No complete reply came; `kind` says how. Transient, but for an untrusted certificate."""
+    """No complete reply came; `kind` says how.
+
+    Transient, but for an untrusted certificate and a body beyond the limit.
+    """
 
     def __init__(self, kind: FailureKind, what: str, *, transient: bool = True) -> None:
         super().__init__(

@@ -21,6 +21,10 @@ class BodyTooLarge(BadMessage):
     """A body over the limit of this side."""
 
 
+class TooMuchHeld(BodyTooLarge):
+    """Bodies that are too large together; this one alone may be as it should."""
+
+
 class UpgradeAsked(BadMessage):
     """The peer wants to leave HTTP/1.1."""
 
@@ -100,7 +104,7 @@ class MessageReader:
         self._held.now += len(data)
         if self._held.now > self._held.most:
             # A peer that fills every connection a little is as bad as one that fills one.
-            raise BodyTooLarge(f"bodies of more than {self._held.most} bytes at the same time")
+            raise TooMuchHeld(f"bodies of more than {self._held.most} bytes at the same time")
         if not self._body:
             self._body = data
             return

@@ -116,8 +116,12 @@ class RunSettings(Frozen):
     miss: Literal["stub", "forward", "wait"] = "stub"  # what a miss of pass 0 gets
     plan: Literal["job", "inline"] = "job"  # pass 0: a job of its own, or in the first shard
     lease_timeout: float = Field(default=60.0, gt=0)  # silence after which a worker is dead
+    storage_wait: float = Field(default=600.0, ge=0)  # seconds for a full or absent file system
     harness_parallelism: int = Field(default=16, ge=1)  # requests that a harness keeps in flight
     harness_timeout: float = Field(default=86400.0, gt=0)  # seconds, one harness in one pass
+    max_output: float = Field(default=16.0, gt=0)  # GiB that a harness leaves in one pass
+    max_output_files: int = Field(default=200_000, ge=1)  # files and folders among them
+    max_reply: float = Field(default=64.0, gt=0, le=1024)  # MiB of one answer
     share_at_zero: bool = False  # identical requests at temperature 0: one answer serves all
     seed: int = 1234
 

@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 from evalhpc.core.frames import decode_meta, encode_meta
 from evalhpc.core.identity import KEY_BYTES, Answer, parse_json
+from evalhpc.core.lines import lines_of
 from evalhpc.errors import IntegrityError
 from evalhpc.storage.atomic import publish, storage_errors, temporary_name
 
@@ -190,7 +191,7 @@ def _pack_samples(group: h5py.Group, content: Path | bytes) -> None:
     source = content if isinstance(content, Path) else Path(str(group.name))
     with storage_errors(source), _opened(content) as lines:
         _copy(group, lines)
-        for line in lines:
+        for line in _lines(source, lines):
             offsets.append(offsets[-1] + len(line))
             doc_id, numbers = _numbers(source, len(doc_ids) + 1, line)
             for name in numbers.keys() - metrics.keys():
@@ -203,6 +204,17 @@ def _pack_samples(group: h5py.Group, content: Path | bytes) -> None:
     columns = group.create_group("metrics")
     for name, values in sorted(metrics.items()):
         _put(columns, _name(name), np.frombuffer(values, "<f8"))
+
+
+def _lines(source: Path, stream: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from lines_of(stream)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{source} holds no samples: {error}",
+            cause="the harness wrote something else into it, or runs wild",
+            hint=f"head -c 1000 {source}",
+        ) from error
 
 
 def _opened(content: Path | bytes) -> BinaryIO:

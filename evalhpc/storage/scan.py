@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import lzma
 import os
@@ -11,39 +9,33 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from evalhpc.core.stubs import MARKER_BYTES, carries_stub
 from evalhpc.errors import IntegrityError
 from evalhpc.storage.atomic import storage_errors
 from evalhpc.storage.outputs import plain_files
+from evalhpc.storage.unpacking import BROKEN, DEEPEST, PACKED, ZIP, Budget, open_zip
 
 _CHUNK = 1 << 20
 #: In UTF-16 a marker has a zero byte after (or before) each of its letters.
 _WIDE = MARKER_BYTES.decode().encode("utf-16-le")
 _OVERLAP = len(_WIDE)
-#: First bytes → how to read what they begin.
-_PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
-}
-_ZIP = b"PK\x03\x04"
-#: Archives within archives are looked through so deep.
-_DEEPEST = 3
 
 
 Has = Callable[[bytes], bool]
 
 
-def files_with_stubs(folder: Path) -> tuple[str, ...]:
+def files_with_stubs(folder: Path, budget: Budget | None = None) -> tuple[str, ...]:
     """Files below `folder` that hold a stub's marker, as sorted relative names.
 
     Zip, gzip, bzip2 and xz content is looked through, since several harnesses log into archives.
     What lies outside and is only linked is neither published nor looked at (`outputs`).
-    Raises IntegrityError for an archive that cannot be read.
+    Raises IntegrityError for an archive that cannot be read, HarnessError for one that unpacks
+    to more than `budget` has left.
     """
-    found = (path for path in plain_files(folder) if stream_has(path, _has_marker, _OVERLAP))
+    budget = budget or Budget()
+    found = (p for p in plain_files(folder) if stream_has(p, _has_marker, _OVERLAP, budget))
     return tuple(sorted(str(path.relative_to(folder)) for path in found))
 
 
@@ -59,15 +51,16 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
-def stream_has(path: Path, has: Has, longest: int) -> bool:
+def stream_has(path: Path, has: Has, longest: int, budget: Budget | None = None) -> bool:
     """Whether `has` is true of a part of the file, or of what is packed in it.
 
-    What it looks for has `longest` bytes at most. Raises IntegrityError, StorageError.
+    What it looks for has `longest` bytes at most. Raises IntegrityError, StorageError, and
+    HarnessError for an archive that unpacks to more than `budget` has left.
     """
     try:
         with storage_errors(path), path.open("rb") as stream:
-            return _stream_has(stream, has, longest, _DEEPEST)
-    except (EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, RuntimeError) as error:
+            return _Search(has, longest, budget or Budget()).stream(stream, DEEPEST)
+    except BROKEN as error:
         raise IntegrityError(
             f"{path} cannot be looked through: {error}",
             cause="the harness was cut off while it wrote this archive, or encrypted it",
@@ -75,23 +68,48 @@ def stream_has(path: Path, has: Has, longest: int) -> bool:
         ) from error
 
 
-def _stream_has(stream: IO[bytes], has: Has, longest: int, depth: int) -> bool:
-    head = stream.read(len(_ZIP) + 2)
-    stream.seek(0)
-    if any(has(window) for window in _windows(stream, longest)):
-        return True
-    if depth == 0:
+class _Search:
+    """Whether something stands in a stream, or in what is packed in it."""
+
+    def __init__(self, has: Has, longest: int, budget: Budget) -> None:
+        self._has = has
+        self._longest = longest
+        self._budget = budget
+
+    def stream(self, stream: IO[bytes], depth: int) -> bool:
+        """The same for a stream, and `depth` archives within one another below it."""
+        head = stream.read(len(ZIP) + 2)
+        stream.seek(0)
+        if any(self._has(window) for window in self._windows(stream, depth)):
+            return True
+        if depth == 0:
+            return False
+        stream.seek(0)
+        if head.startswith(ZIP):
+            with open_zip(stream) as archive:
+                return any(self._member(archive, name, depth) for name in archive.namelist())
+        for magic, unpack in PACKED.items():
+            if head.startswith(magic):
+                with unpack(stream) as unpacked:
+                    return _is_packed(unpacked) and self.stream(unpacked, depth - 1)
         return False
-    stream.seek(0)
-    if head.startswith(_ZIP):
-        with zipfile.ZipFile(stream) as archive:
-            names = archive.namelist()
-            return any(_member_has(archive, name, has, longest, depth) for name in names)
-    for magic, unpack in _PACKED.items():
-        if head.startswith(magic):
-            with unpack(stream) as unpacked:
-                return _is_packed(unpacked) and _stream_has(unpacked, has, longest, depth - 1)
-    return False
+
+    def _member(self, archive: zipfile.ZipFile, name: str, depth: int) -> bool:
+        with archive.open(name) as member:
+            packed = member.read(len(ZIP)) == ZIP
+        with archive.open(name) as member:
+            # An archive in an archive needs to be sought in; anything else is streamed.
+            inner: IO[bytes] = io.BytesIO(self._budget.held(member)) if packed else member
+            return self.stream(inner, depth - 1)
+
+    def _windows(self, stream: IO[bytes], depth: int) -> Iterator[bytes]:
+        tail = b""
+        while chunk := stream.read(_CHUNK):
+            if depth < DEEPEST:
+                self._budget.spend(len(chunk))
+            window = tail + chunk
+            yield window
+            tail = window[-self._longest :]
 
 
 def _is_packed(unpacked: IO[bytes]) -> bool:
@@ -106,22 +124,5 @@ def _is_packed(unpacked: IO[bytes]) -> bool:
     return True
 
 
-def _member_has(archive: zipfile.ZipFile, name: str, has: Has, longest: int, depth: int) -> bool:
-    with archive.open(name) as member:
-        packed = member.read(len(_ZIP)) == _ZIP
-    with archive.open(name) as member:
-        # An archive in an archive needs to be sought in; anything else is streamed.
-        inner: IO[bytes] = io.BytesIO(member.read()) if packed else member
-        return _stream_has(inner, has, longest, depth - 1)
-
-
 def _has_marker(window: bytes) -> bool:
     return carries_stub(window) or _WIDE in window
-
-
-def _windows(stream: IO[bytes], longest: int) -> Iterator[bytes]:
-    tail = b""
-    while chunk := stream.read(_CHUNK):
-        window = tail + chunk
-        yield window
-        tail = window[-longest:]

@@ -231,6 +231,8 @@ class Asker:
 
 def _transport_fault(error: EndpointError) -> Fault:
     of_it = isinstance(error, TransportError) and error.kind in _OF_THE_REQUEST
+    if of_it and not error.transient:
+        return "failed"
     return "transient" if of_it else "unreachable"
 
 

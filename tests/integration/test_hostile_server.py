@@ -216,7 +216,7 @@ class _Two:
         self.settled.append(unit.id)
 
 
-async def _work(trick: Trick) -> tuple[list[Failure], dict[bytes, Answer], int]:
+async def _work(trick: Trick, retries: int = 0) -> tuple[list[Failure], dict[bytes, Answer], int]:
     """(failures, answers, units settled) of a worker whose first request meets the trick."""
     honest = _reply(b'{"choices": [{"text": "a"}, {"text": "b"}]}', _JSON)
 
@@ -236,10 +236,18 @@ async def _work(trick: Trick) -> tuple[list[Failure], dict[bytes, Answer], int]:
         async with client:
             worker = Worker(
                 client, units, answers.__setitem__, counts,
-                concurrency=1, policy=RetryPolicy(retries=0),
+                concurrency=1, policy=RetryPolicy(retries, pause=0.0),
             )  # fmt: skip
             await worker.run()
     return counts.failures, answers, len(units.settled)
+
+
+@pytest.mark.parametrize("name", ["endless body", "10 GB promised"])
+def test_a_body_beyond_the_limit_is_not_asked_for_again(name: str) -> None:
+    """Each try would be as long: the request has failed for good, and is not retried."""
+    failures, answers, _ = run_uvloop(_work(TRICKS[name][0], retries=3))
+    assert [failure.fault for failure in failures] == ["failed"]
+    assert len(answers) == 1
 
 
 @pytest.mark.parametrize("name", TRICKS)

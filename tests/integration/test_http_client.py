@@ -142,7 +142,9 @@ def test_hostile_replies_end_the_request(run: Run[None], hostile: list[bytes], k
             await reader.read()
 
         async with scripted(talk) as port:
-            assert await failure(port, max_reply=1_000_000) == kind
+            # A body that is too long will be so again; the rest may be the weather.
+            lasting = kind == "too_large" and b"100 " not in hostile[0] and b"x: " not in hostile[0]
+            assert await failure(port, max_reply=1_000_000, transient=not lasting) == kind
 
     run(main())
 

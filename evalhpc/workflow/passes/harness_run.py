@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalhpc import process
-from evalhpc.core.acceptance import TIMED_OUT
+from evalhpc.core.acceptance import TIMED_OUT, TOO_MUCH_OUTPUT
+from evalhpc.core.bounded_stream import BoundedStream
 from evalhpc.core.identity import Answer, Request
 from evalhpc.core.masking import SHORTEST_IN_DATA, Mask, MaskedStream, mask_of, secret_values
 from evalhpc.gateway.app import Forward, PassCounts, PassGateway
@@ -22,8 +23,10 @@ from evalhpc.gateway.switchboard import Switchboard, base_path
 from evalhpc.gateway.unkeyed import Unkeyed
 from evalhpc.http.server import HttpServer
 from evalhpc.models.suite import MODEL_ENDPOINT, Benchmark
-from evalhpc.storage.atomic import write_text
+from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.storage.outputs import Bounds, excess
 from evalhpc.storage.redaction import redact
+from evalhpc.storage.unpacking import Budget
 from evalhpc.workflow.record.run import Run
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_TAIL = 15
+_SHOWN = 300  # characters
+#: Seconds between two looks at what a harness has left so far; a long look makes it times as many.
+_LOOK, _LOOK_SHARE = 2.0, 20
 #: How the lines of a Python traceback begin, but for its last, which says what went wrong.
 _FRAMES = ("Traceback (most recent call last)", "  File ", "    ")
 
@@ -76,14 +82,23 @@ async def run_harness(run: Run, benchmark: Benchmark, known: Known, place: Place
     server = HttpServer()
     gateways = Unkeyed(_gateways(run, benchmark, known, counts, used), hidden)
     port = await server.start(gateways, port=place.port, token=token)
+    bounds = output_bounds(run)
+    too_much = ""
     try:
         origin = f"http://127.0.0.1:{port}"
         code = await _harness(run, benchmark, place, _variables(run, origin, token), counts)
     finally:
         await server.close()
         # Also after a harness that failed: its files stay for people to look at.
-        await asyncio.to_thread(_redact, place.output, Mask(hidden, shortest=SHORTEST_IN_DATA))
+        mask = Mask(hidden, shortest=SHORTEST_IN_DATA)
+        too_much = await asyncio.to_thread(_take_in, place, bounds, mask)
+    code = TOO_MUCH_OUTPUT if too_much else code
     return Ended(code, counts, used, round(time.monotonic() - started, 3))
+
+
+def output_bounds(run: Run) -> Bounds:
+    """What each harness of the run may leave."""
+    return Bounds(int(run.spec.run.max_output * 2**30), run.spec.run.max_output_files)
 
 
 def log_tail(path: Path) -> tuple[str, ...]:
@@ -97,9 +112,27 @@ def log_tail(path: Path) -> tuple[str, ...]:
     return tuple((told or lines)[-_LOG_TAIL:])
 
 
-def _redact(output: Path, mask: Mask) -> None:
-    for name in redact(output, mask):
-        log.warning("the harness wrote a secret into %s: asterisks stand there now", name)
+def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
+    """Remove an output that goes beyond its bounds, and say how; else take the secrets out."""
+    said = excess(place.output, bounds)
+    if said:
+        log.error("the harness left %s: its output is removed", said)
+        with storage_errors(place.output), place.log.open("a") as file:
+            file.write(f"\nevalhpc: the harness was ended, or is refused: it left {said}\n")
+        _remove(place.output)
+        return said
+    for name in redact(place.output, mask, Budget(bounds.bytes)):
+        log.warning("the harness wrote a secret into %s: asterisks stand there now", ascii(name))
+    return ""
+
+
+def _remove(output: Path) -> None:
+    # Not shutil.rmtree, which gives up in folders that lie a thousand deep.
+    done = process.run(["rm", "-rf", "--", str(output)], check=False)
+    if done.returncode:
+        log.warning("not all of %s could be removed: %s", output, done.stderr[:_SHOWN])
+    with storage_errors(output):
+        output.mkdir(exist_ok=True)
 
 
 def _gateways(
@@ -133,24 +166,40 @@ async def _harness(
         log=place.log,
         env={**env, **place.env, "EVALHPC_OUTPUT_DIR": str(place.output)},
         cwd=place.output,
-        through=MaskedStream(mask_of(env)),
+        through=BoundedStream(MaskedStream(mask_of(env))),
         tied=True,
     )
     deadline = time.monotonic() + run.spec.run.harness_timeout
     waiting = asyncio.create_task(asyncio.to_thread(_wait, child))
+    watch = asyncio.create_task(_until_excess(place.output, output_bounds(run)))
     try:
         while time.monotonic() < deadline:
             if place.progress is not None:
                 shown = {"asked": counts.asked, "misses": counts.misses}
                 write_text(place.progress, json.dumps(shown))
-            done, _ = await asyncio.wait({waiting}, timeout=1.0)
-            if done:
+            done, _ = await asyncio.wait(
+                {waiting, watch}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+            )
+            if waiting in done:
                 return child.returncode
+            if watch in done:
+                watch.result()
+                return TOO_MUCH_OUTPUT
         log.error("the harness of %s ran out of time", benchmark.name)
         return TIMED_OUT
     finally:
+        watch.cancel()
         process.stop(child)
         await waiting
+
+
+async def _until_excess(output: Path, bounds: Bounds) -> None:
+    """Return once it holds more than it may."""
+    while True:
+        started = time.monotonic()
+        if await asyncio.to_thread(excess, output, bounds):
+            return
+        await asyncio.sleep(max(_LOOK, _LOOK_SHARE * (time.monotonic() - started)))
 
 
 def _variables(run: Run, origin: str, token: str) -> dict[str, str]:

@@ -18,9 +18,16 @@ from evalhpc.storage.atomic import remove_temporaries, write_text
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
+from evalhpc.storage.unpacking import Budget
 from evalhpc.workflow.answer.queue import queued_answers
 from evalhpc.workflow.faults.failures import failed_requests
-from evalhpc.workflow.passes.harness_run import Known, Place, log_tail, run_harness
+from evalhpc.workflow.passes.harness_run import (
+    Known,
+    Place,
+    log_tail,
+    output_bounds,
+    run_harness,
+)
 from evalhpc.workflow.passes.live import live_answers
 from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
@@ -160,13 +167,17 @@ async def _with_gateway(
         failed=counts.failed,
         misses=counts.misses,
         dependents=counts.dependents,
-        stub_files=files_with_stubs(place.output) if final else (),
+        stub_files=files_with_stubs(place.output, _unpackable(run)) if final else (),
         unused=len(unused),
         unused_keys=tuple(key.hex() for key in unused[:_SHOWN]),
         unused_repeats=len(unused_repeats(stored, used)),
         seconds=ended.seconds,
         log_tail=log_tail(place.log) if code else (),
     )
+
+
+def _unpackable(run: Run) -> Budget:
+    return Budget(output_bounds(run).bytes)
 
 
 def _fresh_folder(run: Run, number: int, benchmark: str) -> None:

@@ -36,6 +36,7 @@ def _client(run: Run, name: str, endpoint: Endpoint, shards: int) -> Client:
             token=endpoint.token,
             connections=shards * (served.concurrency + 1),  # one for the canary
             timeout=run.spec.run.request_timeout,
+            max_reply=int(run.spec.run.max_reply * 2**20),
         )
         for url in endpoint.urls
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalhpc import process
+from evalhpc.core.bounded_stream import BoundedStream
 from evalhpc.core.masking import MaskedStream, mask_of
 from evalhpc.deploy.readiness import server_ended, wait_ready
 from evalhpc.errors import EndpointError
@@ -53,8 +54,8 @@ class Server:
         log.info("starting %s, its log is %s", self._script.name, self._log)
         words = ["bash", str(self._script)]
         env = {**os.environ, **mine, **env}
-        masked = MaskedStream(mask_of(env))
-        self._child = process.start(words, log=self._log, env=env, tied=True, through=masked)
+        output = BoundedStream(MaskedStream(mask_of(env)))
+        self._child = process.start(words, log=self._log, env=env, tied=True, through=output)
 
     def stop(self) -> None:
         """End it, if it was started."""

@@ -34,6 +34,7 @@ def test_a_pass_with_misses_wants_another_round() -> None:
     [
         ({"exit_code": 1, "log_tail": ("KeyError: x",)}, "KeyError: x"),
         ({"exit_code": 1, "misses": 4}, "exited with code 1"),
+        ({"exit_code": 153, "log_tail": ("a", "it left more than 16 GiB")}, "more than 16 GiB"),
         ({"asked": 0}, "asked nothing"),
         ({"dependents": 1}, "made of stubs"),
         ({"stub_files": ("samples.jsonl",)}, "samples.jsonl"),

@@ -9,6 +9,7 @@ import pytest
 from evalhpc.gateway.front import Front
 from evalhpc.http.errors import FailureKind, TransportError
 from evalhpc.http.messages import JSON, HttpReply, HttpRequest, HttpResponse
+from evalhpc.worker.replies import classify
 
 
 class Endpoint:
@@ -67,6 +68,14 @@ def test_an_unknown_endpoint_is_a_404(target: str) -> None:
     front = Front({"model": Endpoint("model"), "judge": Endpoint("judge")})
     assert sent(front, target).status == 404
     assert front.busy == 0
+
+
+def test_an_answer_beyond_all_measure_is_not_asked_for_again() -> None:
+    """The shard learns that this request failed for good, as if it had asked the server itself."""
+    error = TransportError("too_large", "sends 10 GB", transient=False)
+    reply = sent(Front({"model": Endpoint("model", error)}), "/v1/completions")
+    kind = classify("POST", "/completions", reply.status, reply.content_type, bytes(reply.body))
+    assert kind == "failed"
 
 
 @pytest.mark.parametrize(("kind", "status"), [("timeout", 504), ("refused", 502)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evalhpc.core.lines import lines_of
 from evalhpc.errors import HarnessError
+from evalhpc.harness import files
 from evalhpc.harness.lm_eval import documents
 from evalhpc.harness.readers import READERS, read_output
 
@@ -67,6 +71,48 @@ def test_no_shape_of_results_is_a_crash(tmp_path: Path, reader: str, value: Any)
         read_output(reader, tmp_path)
     except HarnessError:
         pass
+
+
+def test_aliases_of_results_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """NeMo Evaluator may write some; a few hundred bytes of them stand for a billion values."""
+    scores = "{t: {metrics: {m: {scores: {m: {value: 1.0}}}}}}"
+    bomb = "".join(f"  x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 10))
+    text = f"config:\n  x0: &x0 [1, 2]\n{bomb}results: {{tasks: {scores}}}\n"
+    (tmp_path / FILES["nemo-evaluator"]).write_text(text.replace(", *x", ", 1, ") + "b: 1\n")
+    assert read_output("nemo-evaluator", tmp_path).tasks
+    (tmp_path / FILES["nemo-evaluator"]).write_text(text)
+    with pytest.raises(HarnessError, match="no list of scores"):
+        read_output("nemo-evaluator", tmp_path)
+
+
+@pytest.mark.parametrize("reader", FILES)
+def test_results_beyond_all_measure_are_not_read(
+    tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read at once, and would fill the memory."""
+    monkeypatch.setattr(files, "MOST_RESULTS", 1000)
+    (tmp_path / FILES[reader]).write_text("{" + " " * 1000 + "}")
+    with pytest.raises(HarnessError, match="more than 1000 bytes"):
+        read_output(reader, tmp_path)
+
+
+def test_a_log_that_unpacks_to_too_much_is_not_read(tmp_path: Path) -> None:
+    """What its entries say is the most that is read of them."""
+    with zipfile.ZipFile(tmp_path / "x_y.eval", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", "{}")
+        for number in range(9):
+            with archive.open(f"samples/{number}.json", "w") as member:
+                for _ in range(16):
+                    member.write(bytes(8 << 20))
+    with pytest.raises(HarnessError, match="unpacks to more than"):
+        read_output("inspect-ai", tmp_path)
+
+
+def test_a_sample_is_a_line_that_memory_bears() -> None:
+    """One without end is no sample."""
+    assert list(lines_of(io.BytesIO(b"ab\ncd"), most=3)) == [b"ab\n", b"cd"]
+    with pytest.raises(ValueError, match="more than 2 bytes"):
+        list(lines_of(io.BytesIO(b"abc\n"), most=2))
 
 
 @pytest.mark.parametrize("line", [b"5", b"{", b"null", b"{}", b'{"doc_id": "x"}', b"[" * 99_999])

@@ -158,6 +158,7 @@ def test_replies_under_way_together_are_bounded() -> None:
     error = replies[3].exception()
     assert isinstance(error, TransportError)
     assert error.kind == "too_large"
+    assert error.transient, "of another size it may be as it should"
     for connection in connections[:2]:
         connection.data_received(b"x" * 100)
     connections[2].connection_lost(None)
