@@ -48,11 +48,10 @@ class Past(Frozen):
     inside: float  # of pass 0 in the array, while all its tasks hold their nodes
     load: float  # of the models, for each shard
     work: float  # of all shards together
-    idle: float  # of all shards together: waiting for a further round
-    idle_each: float  # the same of one shard: more of them make it no shorter
+    idle_each: float  # of one shard, waiting for a further round: more shards make it no shorter
 
 
-_MEASURED = ("planning", "collecting", "inside", "load", "work", "idle", "idle_each")
+_MEASURED = ("planning", "collecting", "inside", "load", "work", "idle_each")
 
 
 class Expected(Frozen):
@@ -117,7 +116,7 @@ def expect(
     shards = sum(job.tasks for job in jobs if job.kind == "shard")
     at_once = max(1, min(shards, throttle or shards))
     array = typical.inside + typical.load + typical.work / at_once
-    held = array + typical.idle / at_once
+    held = array + typical.idle_each
     lasts = {"planning": typical.planning, "collect": typical.collecting}
     gpu_seconds = cpu_seconds = 0.0
     for job in jobs:

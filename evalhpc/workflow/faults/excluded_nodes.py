@@ -17,6 +17,7 @@ from evalhpc.core.rendering import batch_job
 from evalhpc.errors import ClusterError, EndpointError
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.gate import Slurm
+from evalhpc.slurm.jobs import default_partition
 from evalhpc.storage.atomic import write_json
 from evalhpc.workflow.faults.early_stop import fatal_records, fault_of_round
 from evalhpc.workflow.faults.shard_failures import unended
@@ -185,7 +186,8 @@ def _nodes_of(partition: str | None) -> frozenset[str]:
     """The nodes of a partition that jobs are started on; none where Slurm does not say."""
     try:
         slurm = Slurm(env=os.environ)
-        name = partition or next((p.name for p in slurm.partitions() if p.default), "")
+        default = None if partition else default_partition(slurm.partitions())
+        name = partition or (default.name if default else "")
         return frozenset(
             node.name
             for node in slurm.nodes()

@@ -82,7 +82,6 @@ def read_past(paths: RunPaths, spec: RunSpec) -> Past | None:
     passes = _passes(paths)
     first, later = passes.pop(0, 0.0), sum(passes.values())
     in_array = Run(paths, spec, spec.digest()).plans_inline
-    idle = _sum(spent, "waiting", "passing")
     return Past(
         run_id=spec.run_id,
         planning=0.0 if in_array else first,
@@ -91,8 +90,7 @@ def read_past(paths: RunPaths, spec: RunSpec) -> Past | None:
         inside=first if in_array and spec.run.miss != "wait" else 0.0,
         load=_sum(spent, "starting") / len(spent),
         work=_sum(spent, "working"),
-        idle=idle,
-        idle_each=idle / len(spent),
+        idle_each=_sum(spent, "waiting", "passing") / len(spent),
     )
 
 

@@ -10,7 +10,7 @@ from evalhpc.core.walltime import walltime_seconds
 from evalhpc.errors import EvalhpcError
 from evalhpc.models.base import Frozen
 from evalhpc.models.site import Site
-from evalhpc.slurm.jobs import Limits, Partition
+from evalhpc.slurm.jobs import Limits, Partition, default_partition
 from evalhpc.slurm.quotas import Quotas
 
 #: Planning, a shard and a collector.
@@ -42,7 +42,7 @@ def compare(
     `quotas`: what the accounting allows the user, where it limits anything.
     """
     known = {partition.name: partition for partition in partitions}
-    default = next((partition for partition in partitions if partition.default), None)
+    default = default_partition(partitions)
     wanted = {"partition": site.slurm.partition}
     if site.slurm.cpu_partition is not None:
         wanted["cpu_partition"] = site.slurm.cpu_partition

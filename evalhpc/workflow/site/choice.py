@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from evalhpc.errors import UsageError
 from evalhpc.slurm.inventory import Node
-from evalhpc.slurm.jobs import Partition
+from evalhpc.slurm.jobs import Partition, default_partition
 from evalhpc.workflow.site.survey import Survey
 
 
@@ -26,7 +26,7 @@ class Choice:
                 cause=f"the partitions are {', '.join(sorted(known)) or 'none'}",
                 hint="sinfo --summarize",
             )
-        self.default = next((p for p in found.partitions if p.default), None)
+        self.default = default_partition(found.partitions)
         self.with_gpus = [p for p in found.partitions if p.state == "UP" and self.gpus(p)]
         self.main = known[wanted] if wanted is not None else self._main()
         self.passes = self._passes()

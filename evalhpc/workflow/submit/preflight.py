@@ -20,6 +20,7 @@ from evalhpc.harness.catalogue import brings_data
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.stage import StageRecord
 from evalhpc.slurm.gate import Slurm
+from evalhpc.slurm.jobs import default_partition
 from evalhpc.storage.atomic import storage_errors
 from evalhpc.storage.stage import StageFolder
 from evalhpc.workflow.record.run import Run
@@ -182,8 +183,9 @@ def _stage_command(spec: RunSpec, wish: Wish | None) -> str:
 def waiting(run: Run, slurm: Slurm) -> Iterator[str]:
     """Partitions that take jobs, but start none for now."""
     known = {partition.name: partition for partition in slurm.partitions()}
-    default = next((partition.name for partition in known.values() if partition.default), None)
+    default = default_partition(known.values())
     jobs = (batch_job(run.spec, str(run.paths.root), kind) for kind in batch_kinds(run.spec))
-    for name in sorted({job.partition or default or "" for job in jobs}):
+    unnamed = default.name if default else ""
+    for name in sorted({job.partition or unnamed for job in jobs}):
         if name in known and known[name].state != "UP":
             yield f"partition {name} is {known[name].state}: jobs wait; sinfo -p {name}"

@@ -19,8 +19,7 @@ SERVED: dict[str, Any] = {"deployment": {"kind": "vllm"}, "model": MODEL}
 
 def past(run_id: str = "r", **changes: float) -> Past:
     times = {
-        "planning": 60, "collecting": 30, "inside": 0, "load": 240, "work": 4800, "idle": 0,
-        "idle_each": 0,
+        "planning": 60, "collecting": 30, "inside": 0, "load": 240, "work": 4800, "idle_each": 0,
     }  # fmt: skip
     return Past(run_id=run_id, **{**times, **changes})
 
@@ -113,9 +112,18 @@ def test_the_middle_of_the_newest_five_counts() -> None:
 def test_every_kind_of_job_is_reckoned_with() -> None:
     """A job that holds the GPUs for shards without any lasts as long as they do."""
     deploy = price(Ask("deploy", JobSize(nodes=2, gpus_per_node=8), 1))
-    found = expect([past(idle=480)], [], [deploy, *jobs(8, 0)], None)
+    found = expect([past(idle_each=60)], [], [deploy, *jobs(8, 0)], None)
     assert found is not None
     assert found.gpu_hours == pytest.approx((840 + 60) * 16 / 3600)
+
+
+@pytest.mark.parametrize("shards", [4, 8, 16])
+def test_more_shards_wait_no_shorter(shards: int) -> None:
+    """Each waits for the same passes: a run with more of them holds more nodes meanwhile."""
+    found = expect([past(idle_each=60)], [], jobs(shards), None)
+    assert found is not None
+    assert found.shard_seconds == pytest.approx(240 + 4800 / shards + 60)
+    assert found.gpu_hours == pytest.approx((300 * shards + 4800) * 8 / 3600)
 
 
 def test_without_history_nothing_is_made_up() -> None:
