@@ -52,9 +52,9 @@ def pass_(run_dir: Path, number: int) -> None:
     """Run pass 0 and write the first round's plan; later passes are the collector's."""
     if number:
         raise click.UsageError(f"pass {number} belongs to: evalhpc node collect --round {number}")
-    from evalhpc.workflow.node.jobs import planning  # start-up time
+    from evalhpc.workflow.node.succession import planning_job  # start-up time
 
-    sys.exit(planning(run_dir))
+    sys.exit(planning_job(run_dir))
 
 
 @node.command(epilog="\b\nExample:\n  evalhpc node shard --run-dir RUN --round 1 --shard 0")
@@ -83,9 +83,9 @@ def deploy(run_dir: Path, job: int) -> None:
 @_ROUND
 def collect(run_dir: Path, round_: int) -> None:
     """Merge, run the next pass, and publish or go on to the next round."""
-    from evalhpc.workflow.node.jobs import collecting  # start-up time
+    from evalhpc.workflow.node.succession import collector_job  # start-up time
 
-    sys.exit(collecting(run_dir, round_))
+    sys.exit(collector_job(run_dir, round_))
 
 
 @node.command(

@@ -81,6 +81,8 @@ def show_status(found: RunStatus) -> None:
     _show_failed_shards(found)
     for node, why in found.excluded_nodes.items():
         click.echo(f"  excluded   {node}, from the next round on: {'; '.join(why)}")
+    for reason, jobs in found.again.items():
+        click.echo(f"  again      {jobs}, submitted by the run itself: {reason}")
     if found.failure:
         click.secho(f"  failed     {found.failure['what']}", fg="red")
         for key, label in (("cause", "likely cause"), ("hint", "next")):

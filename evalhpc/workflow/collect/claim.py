@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from evalhpc.errors import StorageError
 from evalhpc.storage.leases import LeaseBook
+from evalhpc.workflow.faults.early_stop import restarts_here
 from evalhpc.workflow.record.pulse import Pulse
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.serve.herald import node_name
@@ -26,9 +27,9 @@ def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
     """Hold the run's collector lease within the block; StorageError (`busy`) if another one does.
 
     One that was killed holds it as long as a dead shard its units: until its heartbeat has stood
-    still for `run.lease_timeout` seconds, which are waited for.
+    still for `run.lease_timeout` seconds, which are waited for; not so within one start of a job.
     """
-    worker = f"{node_name()}-{os.getpid()}-{secrets.token_hex(4)}"
+    worker = _worker()
     timeout = run.spec.run.lease_timeout
     book = LeaseBook(run.paths.collector_leases, worker, timeout)
 
@@ -50,6 +51,14 @@ def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
             pulse.stop()
     finally:
         book.end({})
+
+
+def _worker() -> str:
+    """The same for whoever follows in this start of a job: its predecessor there is dead."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job:
+        return f"{node_name()}-job-{job}-{restarts_here()}"
+    return f"{node_name()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _await(book: LeaseBook, timeout: float, busy: str) -> None:

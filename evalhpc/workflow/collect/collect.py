@@ -11,10 +11,7 @@ from functools import partial
 from typing import Literal
 
 from evalhpc.core.acceptance import verdict
-from evalhpc.errors import (
-    EvalhpcError,
-    IncompleteError,
-)
+from evalhpc.errors import EvalhpcError, FutileError, IncompleteError, StorageError
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.storage.store import Store
@@ -26,16 +23,19 @@ from evalhpc.workflow.collect.refusals import (
     refuse_failed,
     refuse_over_budget,
 )
-from evalhpc.workflow.faults.early_stop import restarts_here
+from evalhpc.workflow.faults.early_stop import fatal_records, restarts_here
 from evalhpc.workflow.faults.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.faults.failures import failed_requests, refuse_above_limit, worth_another
+from evalhpc.workflow.faults.file_system import may_pass
 from evalhpc.workflow.faults.shard_failures import failure_files
 from evalhpc.workflow.passes.live import bind, is_live_result, settle_answered
 from evalhpc.workflow.passes.passes import load_outcome, run_pass
 from evalhpc.workflow.passes.settle import refuse_unsettled
-from evalhpc.workflow.record.jobs import launched, was_fitted
+from evalhpc.workflow.record.jobs import AGAIN, launched, may_again
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.rounds import (
+    asks_anew,
+    begun,
     load_plan,
     plan_misses,
     plan_round,
@@ -53,20 +53,23 @@ log = logging.getLogger(__name__)
 #: Seconds after which a file server lets go of what a dead client has locked (NFSv4: 90).
 LOCK_LEASE = 180.0
 
-State = Literal["complete", "more", "ended"]
+State = Literal["complete", "more", "unplanned", "uncollected", "ended"]
 
 
 @dataclass(frozen=True)
 class Collected:
     """What a collector decided.
 
-    complete: results are there; more: round `round` is planned and wants an array; ended: there
-    is nothing for this collector to do.
+    complete: results are there; more: round `round` is planned and wants an array; unplanned:
+    planning was lost and is worth another try; uncollected: round `round` has an array and wants a
+    collector; ended: there is nothing for this collector to do. `again`: why what is wanted is to
+    be submitted once more.
     """
 
     state: State
     round: int
     requests: int = 0
+    again: str = ""
 
 
 def plan_first(run: Run, replicas: Replicas) -> Collected:
@@ -103,11 +106,14 @@ def collect(run: Run, round_: int) -> Collected:
         return Collected("ended", round_)
     rounds = planned_rounds(run)
     if not rounds and not is_sliced(run):
-        raise _unplanned(run)
+        return _unplanned(run)
     # Passes inside the array may have planned further rounds. One that has an array of its own
     # has a collector of its own, too: this one was started a second time.
     latest = rounds[-1] if rounds else 1
     if latest > round_ and launched(run.paths, latest):
+        if not launched(run.paths, latest, "collect"):
+            why = "the collector before it was killed between two submissions"
+            return Collected("uncollected", latest, again=why)
         log.info("round %d was submitted already: its collector goes on", latest)
         return Collected("ended", latest)
     return _collect_noting(run, latest)
@@ -137,26 +143,45 @@ def _collect_noting(run: Run, round_: int) -> Collected:
     try:
         choose_excluded(run)
         return _collect(run, round_)
-    except EvalhpcError as error:
-        note_failure(run, error)
-        raise
     except Exception as error:
-        note_failure(
-            run, EvalhpcError(f"the collector failed: {error!r}", cause="a bug of evalhpc")
-        )
+        note_unless_passing(run, "collector", error)
         raise
 
 
-def _unplanned(run: Run) -> IncompleteError:
-    """The planning job failed, and has said why; else it ended before it could."""
-    error = IncompleteError(
-        "nothing was planned, so there is nothing to collect",
-        cause="the planning job ended early: walltime, preemption, node failure, or cancelled",
-        hint=f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}",
+_LOST = "walltime, preemption, node failure, killed, or cancelled"
+
+
+def _unplanned(run: Run) -> Collected:
+    """The planning job ended before it could plan anything; raises where it has said why, or ended
+    so too often."""
+    kind = "shard" if run.plans_inline else "planning"
+    if not run.paths.failure.exists() and may_again(run.paths, int(run.plans_inline), kind):
+        why = f"planning ended without a plan and without a reason ({_LOST})"
+        return Collected("unplanned", 1, again=why)
+    hint = f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}"
+    if run.paths.failure.exists():
+        raise IncompleteError(
+            "nothing was planned, so there is nothing to collect",
+            cause="the planning job failed, and has said why",
+            hint=hint,
+        )
+    error = FutileError(
+        f"not begun again: planning was submitted {1 + AGAIN} times, and ended each time before "
+        "anything was planned",
+        cause=_LOST,
+        hint=hint,
     )
-    if not run.paths.failure.exists():
-        note_failure(run, error)
-    return error
+    note_failure(run, error)
+    raise error
+
+
+def note_unless_passing(run: Run, kind: str, error: Exception) -> None:
+    """`note_failure` of what ended a job; a file system that may be back soon is none yet."""
+    if may_pass(error):
+        return
+    if not isinstance(error, EvalhpcError):
+        error = EvalhpcError(f"the {kind} failed: {error!r}", cause="a bug of evalhpc")
+    note_failure(run, error)
 
 
 def note_failure(run: Run, error: EvalhpcError) -> None:
@@ -170,7 +195,10 @@ def note_failure(run: Run, error: EvalhpcError) -> None:
         "cause": error.cause,
         "hint": error.hint.replace(" RUN", f" {run.word}"),
     }
-    write_text(run.paths.failure, json.dumps(record, indent=1) + "\n")
+    try:
+        write_text(run.paths.failure, json.dumps(record, indent=1) + "\n")
+    except StorageError as unwritten:
+        log.error("the reason could not be left in failure.json: %s", unwritten.what)
 
 
 def _collect(run: Run, round_: int) -> Collected:
@@ -206,12 +234,15 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
     if missing:
         log.info("round %d left %d of %d unanswered", round_, len(missing), plan.requests)
     fruitless = len(missing) == plan.requests > 0
+    if fruitless and _never_began(run, round_):
+        why = f"the array of round {round_} was lost before any of its tasks began ({_LOST})"
+        return Collected("more", round_, len(missing), again=why)
     if fruitless and not launched(run.paths, round_):
         # Planned inside an array that ended before it could begin with it.
         return Collected("more", round_, len(missing))
     failed = failed_requests(run, store)
     if fruitless and not (
-        worth_another(run, round_, missing) or one_bad_node(run) or _too_short(run, round_)
+        worth_another(run, round_, missing) or one_bad_node(run) or _cut_off(run, round_)
     ):
         refuse_above_limit(run, failed)
         raise hopeless(run, round_, plan.requests)
@@ -225,7 +256,30 @@ def _ask_again(run: Run, round_: int, store: Store) -> Collected | None:
     return Collected("more", following.round, following.requests)
 
 
-def _too_short(run: Run, round_: int) -> bool:
-    """Whether the time fitted to the round may be all that was wrong: the next has the site's."""
-    silent = not failure_files(run, round_)
-    return silent and was_fitted(run.paths, round_)
+def wants_array(run: Run, round_: int) -> bool:
+    """After a collector that had nothing against it: whether the last round wants an array."""
+    # One without an array yet: planned by this collector, or by a pass inside the last array.
+    if not launched(run.paths, round_):
+        return True
+    if not planned_rounds(run) and not is_sliced(run):
+        return run.plans_inline and may_again(run.paths, round_, "shard")
+    return _never_began(run, round_)
+
+
+def _never_began(run: Run, round_: int) -> bool:
+    """Whether an array was submitted, no shard has looked at the round, and one more may try."""
+    lost = launched(run.paths, round_) and not (begun(run, round_) or failure_files(run, round_))
+    return bool(lost) and may_again(run.paths, round_, "shard")
+
+
+def _cut_off(run: Run, round_: int) -> bool:
+    """Whether shards were ended before they answered (by a walltime that was fitted too tightly,
+    too), or met a full disk: one more round may do better, unless this was that one."""
+    ends = [record for _, record in fatal_records(run, round_) if "fatal" in record]
+    asked_again = (
+        round_ - 1 in planned_rounds(run)
+        and not asks_anew(run, round_)
+        and load_plan(run, round_ - 1).requests == load_plan(run, round_).requests
+    )
+    disk = all(record["exit_code"] == StorageError.exit_code for record in ends)
+    return disk and not asked_again

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
-from evalhpc.workflow.collect.collect import alone, collect, note_failure, plan_first
+from evalhpc.workflow.collect.collect import (
+    Collected,
+    alone,
+    collect,
+    note_failure,
+    note_unless_passing,
+    plan_first,
+)
 from evalhpc.workflow.faults.early_stop import (
     answering_round,
     calling_off,
     refuse_restarts,
     restarts_here,
 )
+from evalhpc.workflow.faults.file_system import may_pass, patiently
+from evalhpc.workflow.record.jobs import launched
+from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run, open_run
 from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted
 from evalhpc.workflow.record.tokens import drop_token
@@ -20,7 +32,14 @@ from evalhpc.workflow.serve.deployment import run_deployment
 from evalhpc.workflow.serve.herald import is_over
 from evalhpc.workflow.serve.replica import Replicas
 from evalhpc.workflow.shard.shard import run_shard
-from evalhpc.workflow.submit.launch import launch_round
+from evalhpc.workflow.submit.launch import (
+    end_unrecorded,
+    launch_collect,
+    launch_planning,
+    launch_round,
+)
+
+log = logging.getLogger(__name__)
 
 
 def planning(root: Path) -> int:
@@ -28,19 +47,23 @@ def planning(root: Path) -> int:
     run = open_run(root)
     try:
         refuse_restarts(run, restarts_here())
-        with Replicas(run, 0, 0) as replicas:
-            planned = plan_first(run, replicas)
+        patiently(run, lambda: _plan(run))
     except EvalhpcError as error:
         note_failure(run, error)
-        return _failed(error)
+        return failed(error)
     except Interrupted:
         return INTERRUPTED
     except Exception as error:
         what = f"the planning job failed: {error!r}"
         note_failure(run, EvalhpcError(what, cause="a bug of evalhpc"))
         raise
-    print(f"planned {planned.requests} requests for round 1")
     return 0
+
+
+def _plan(run: Run) -> None:
+    with Replicas(run, 0, 0) as replicas:
+        planned = plan_first(run, replicas)
+    log.info("planned %d requests for round 1", planned.requests)
 
 
 def answering(root: Path, round_: int, shard: int) -> int:
@@ -50,7 +73,7 @@ def answering(root: Path, round_: int, shard: int) -> int:
         with calling_off(run, answering_round(run, round_)):
             counts = run_shard(run, round_, shard)
     except EvalhpcError as error:
-        return _failed(error)
+        return failed(error)
     except Interrupted:
         return INTERRUPTED
     print(f"answered {counts.answered} requests in {counts.units} units")
@@ -64,25 +87,26 @@ def deploying(root: Path, job: int) -> int:
         refuse_restarts(run, restarts_here())
         run_deployment(run, job)
     except EvalhpcError as error:
-        return _failed(error)
+        return failed(error)
     except Interrupted:
         return INTERRUPTED
     return 0
 
 
-def collecting(root: Path, round_: int) -> int:
-    """The collector; on Slurm it submits the next round itself, where the site allows that."""
+def collecting(root: Path, round_: int, life: int = 1) -> int:
+    """The collector; on Slurm it submits what follows itself, where the site allows that.
+
+    `life`: how often this job has begun it; those before were killed.
+    """
     run = open_run(root)
     try:
         _refuse_restarts(run)
-        with alone(run) as still_sole:
-            collected = collect(run, round_)
-            if collected.state == "more":
-                print(f"round {collected.round} has {collected.requests} requests")
-                still_sole()
-                _go_on(run, collected.round)
+        follows_dead = life > 1 or restarts_here() > 0
+        patiently(run, lambda: _decide(run, round_, follows_dead=follows_dead))
     except EvalhpcError as error:
-        return _failed(error)
+        if may_pass(error):
+            note_failure(run, error)
+        return failed(error)
     except Interrupted:
         return INTERRUPTED
     finally:
@@ -99,30 +123,59 @@ def _refuse_restarts(run: Run) -> None:
         raise
 
 
-def _go_on(run: Run, round_: int) -> None:
+def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
+    with alone(run) as still_sole:
+        collected = collect(run, round_)
+        if collected.state in ("complete", "ended"):
+            return
+        if collected.state == "more":
+            log.info("round %d has %d requests", collected.round, collected.requests)
+        if collected.again:
+            log.warning("%s: it is submitted again", collected.again)
+        still_sole()
+        if follows_dead and run.spec.site.scheduler == "slurm":
+            end_unrecorded(run, besides=own_job())
+        _go_on(run, collected)
+
+
+def _go_on(run: Run, collected: Collected) -> None:
     if run.spec.site.scheduler != "slurm":
         return  # the local driver sees the new plan and goes on
     if run.spec.site.resubmit:
         try:
-            _launch_within_budget(run, round_)
-        except EvalhpcError as error:
-            note_failure(run, error)
+            _launch_within_budget(run, collected)
+        except Exception as error:
+            note_unless_passing(run, "collector", error)
             raise
     else:
         print(f"this site's jobs may not submit; next: evalhpc resume {run.word}")
 
 
-def _launch_within_budget(run: Run, round_: int) -> None:
+def _launch_within_budget(run: Run, collected: Collected) -> None:
+    round_, again = collected.round, collected.again
     try:
-        launch_round(run, round_)
+        if collected.state == "unplanned":
+            launch_planning(run, again=again)
+        elif collected.state == "uncollected":
+            launch_collect(run, round_, after=launched(run.paths, round_), again=again)
+        else:
+            launch_round(run, round_, again=again)
     except BudgetError as error:
+        planned = f"round {round_} is planned" if planned_rounds(run) else "nothing is planned"
         raise IncompleteError(
-            f"round {round_} is planned and there is no score yet: {error.what}",
+            f"{planned} and there is no score yet: {error.what}",
             cause="run.max_gpu_hours is used up, as far as the next array could need it",
             hint=f"evalhpc resume {run.word} --max-gpu-hours H",
         ) from error
 
 
-def _failed(error: EvalhpcError) -> int:
+def own_job() -> int | None:
+    """The Slurm job that this is; None outside of one."""
+    number = os.environ.get("SLURM_JOB_ID", "")
+    return int(number) if number.isdigit() else None
+
+
+def failed(error: EvalhpcError) -> int:
+    """Say so, and return the exit code."""
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code

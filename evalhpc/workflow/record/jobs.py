@@ -16,6 +16,9 @@ from evalhpc.models.base import Frozen
 from evalhpc.paths import RunPaths
 from evalhpc.storage.atomic import append_jsonl, read_jsonl
 
+#: Times that a run submits by itself a planning job, an array or a collector that was lost.
+AGAIN = 2
+
 
 class Job(Frozen):
     """One submitted job (`id` a Slurm id) or local driver (`id` a process id)."""
@@ -29,6 +32,7 @@ class Job(Frozen):
     offset: int = 0  # shard number of an array's task 0
     walltime: str = ""  # instead of the script's
     why: str = ""  # where that walltime comes from
+    again: str = ""  # why the run submitted by itself what it had submitted before
     at: float = 0.0  # seconds since the epoch, on the clock of `host`
     host: str = ""  # the machine that submitted it
     max_gpu_hours: float | None = None  # of a resume: the budget from then on
@@ -45,13 +49,14 @@ def record_job(
     offset: int = 0,
     walltime: str = "",
     why: str = "",
+    again: str = "",
     started: str = "",
     max_gpu_hours: float | None = None,
 ) -> None:
     """Append one job; called the moment that its id is known."""
     job = Job(
         kind=kind, id=job_id, round=round_, scheduler=scheduler, tasks=tasks, started=started,
-        offset=offset, walltime=walltime, why=why,
+        offset=offset, walltime=walltime, why=why, again=again,
         at=round(time.time(), 3), host=socket.gethostname(), max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     append_jsonl(paths.jobs, job.model_dump())
@@ -87,12 +92,23 @@ def resumes(paths: RunPaths) -> int:
     return sum(1 for job in recorded_jobs(paths) if job.kind == "resume")
 
 
-def launched(paths: RunPaths, round_: int) -> bool:
-    """Whether an array was submitted for this round since the run was last resumed."""
+def launched(paths: RunPaths, round_: int, kind: str = "shard") -> list[int]:
+    """Ids of the arrays, or other jobs, of this round that were submitted since the run was last
+    resumed; of an array in several parts each."""
+    return [job.id for job in _since_resume(paths) if (job.kind, job.round) == (kind, round_)]
+
+
+def may_again(paths: RunPaths, round_: int, kind: str) -> bool:
+    """Whether a run may submit by itself what was submitted for this round, and was lost."""
+    of_kind = [job for job in _since_resume(paths) if (job.kind, job.round) == (kind, round_)]
+    return sum(1 for job in of_kind if not job.offset) <= AGAIN
+
+
+def _since_resume(paths: RunPaths) -> list[Job]:
     since: list[Job] = []
     for job in recorded_jobs(paths):
         since = [] if job.kind == "resume" else [*since, job]
-    return any(job.kind == "shard" and job.round == round_ for job in since)
+    return since
 
 
 def was_fitted(paths: RunPaths, round_: int) -> bool:

@@ -31,9 +31,14 @@ class Received(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A signal ends the block at once with Interrupted, so that what was started is ended."""
+    """A signal ends the block at once with Interrupted, so that what was started is ended.
+
+    Further ones do not disturb that: scancel tells each process, and its parent passes it on.
+    """
 
     def receive(number: int, _frame: FrameType | None) -> None:
+        for ending in ENDINGS:
+            signal.signal(ending, lambda *_: None)
         raise Received(signal.Signals(number).name)
 
     previous = {number: signal.signal(number, receive) for number in ENDINGS}
@@ -49,13 +54,18 @@ def interruptible() -> Iterator[None]:
 async def until_signalled(
     main: Coroutine[Any, Any, T], *, on_signal: Callable[[], None] | None = None
 ) -> T:
-    """Run `main`; a signal calls `on_signal`, or cancels it and raises Interrupted."""
+    """Run `main`; a signal calls `on_signal`, or cancels it and raises Interrupted.
+
+    Only the first one counts.
+    """
     loop = asyncio.get_running_loop()
     task: asyncio.Task[T] = loop.create_task(main)
     seen: list[str] = []
 
     def receive(number: int) -> None:
         seen.append(signal.Signals(number).name)
+        if len(seen) > 1:
+            return
         log.warning("received %s: ending in good order", seen[-1])
         if on_signal is not None:
             on_signal()

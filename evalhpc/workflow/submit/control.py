@@ -129,12 +129,16 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
 
 def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
     slurm = scheduler_of(run)
+    known = recorded_jobs(run.paths)
     active = [view for view in run_status(run, slurm).jobs if view.active]
     # A deployment job that lingers serves the resumed run, or ends by itself.
     queued = {view.id: view.kind for view in active if view.kind != "deploy"}
     if slurm is not None:
         hidden = unrecorded(run, slurm)
         queued |= {job_id: kind for job_id, kind in hidden.items() if kind != "deploy"}
+    if not queued and recorded_jobs(run.paths) != known:
+        # A collector submitted them, and had ended by the time that Slurm was asked for it.
+        queued = {job.id: job.kind for job in recorded_jobs(run.paths)[len(known) :]}
     if queued:
         raise UsageError(
             f"the run is still active ({', '.join(f'{k} {n}' for n, k in queued.items())})",

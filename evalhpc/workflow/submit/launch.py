@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from evalhpc.errors import UsageError
 from evalhpc.slurm.arrays import format_tasks
 from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
-from evalhpc.slurm.jobs import TestOnly
+from evalhpc.slurm.jobs import Dependency, TestOnly
 from evalhpc.workflow.faults.excluded_nodes import excluding
 from evalhpc.workflow.record.image_use import refuse_changed
 from evalhpc.workflow.record.jobs import Job, record_job, recorded_jobs
@@ -34,6 +35,8 @@ from evalhpc.workflow.submit.limits import (
 from evalhpc.workflow.submit.local import start_driver
 from evalhpc.workflow.submit.walltime import predict
 
+log = logging.getLogger(__name__)
+
 #: What a deployment job is in that was submitted, or requeued, and has yet to load its model.
 _TO_BEGIN = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
 
@@ -45,6 +48,16 @@ def slurm_here() -> Slurm:
     slurm = Slurm(env=os.environ)
     slurm.available()
     return slurm
+
+
+def end_unrecorded(run: Run, *, besides: int | None) -> None:
+    """Cancel jobs of the run that its record lacks: who submitted them was killed before it could
+    write that down, and another submits them now."""
+    slurm = slurm_here()
+    hidden = [job_id for job_id in unrecorded(run, slurm) if job_id != besides]
+    if hidden:
+        log.warning("cancelled, as nobody wrote them down: %s", ", ".join(map(str, hidden)))
+        slurm.cancel(hidden)
 
 
 def unrecorded(run: Run, slurm: Slurm) -> dict[int, str]:
@@ -113,15 +126,27 @@ def _check_images(run: Run) -> None:
     refuse_changed(run.spec)
 
 
-def launch_round(run: Run, round_: int) -> list[Job]:
+def launch_planning(run: Run, *, again: str) -> list[Job]:
+    """Submit once more what a run begins with; `again` is why."""
+    return _submit(run, 1, first_steps(run), again=again)
+
+
+def launch_round(run: Run, round_: int, *, again: str = "") -> list[Job]:
     """Submit a planned round: its array, no larger than its units, and its collector."""
     tasks = min(run.spec.run.shards, len(load_plan(run, round_).units))
-    return _submit(run, round_, _round_steps(run, round_, tasks=tasks))
+    return _submit(run, round_, _round_steps(run, round_, tasks=tasks), again=again)
 
 
-def launch_collect(run: Run, round_: int) -> list[Job]:
-    """Submit the collector of a round alone: every answer is there."""
-    return _submit(run, round_, [_collector(run, round_, ())])
+def launch_collect(
+    run: Run, round_: int, *, after: Sequence[int] = (), again: str = ""
+) -> list[Job]:
+    """Submit the collector of a round alone: every answer is there, or comes from jobs `after`
+    whose end it waits for."""
+    collector = _collector(run, round_, ())
+    if after:
+        waiting = str(Dependency(after_any=tuple(after)))
+        collector = replace(collector, extra=(f"--dependency={waiting}",))
+    return _submit(run, round_, [collector], again=again)
 
 
 def _round_steps(run: Run, round_: int, *, after: tuple[str, ...] = (), tasks: int) -> list[Step]:
@@ -174,13 +199,18 @@ def _comment(run: Run) -> str:
 
 
 def _submit(
-    run: Run, round_: int, wished: list[Step], tested: Tested = lambda _kind, _answer: None
+    run: Run,
+    round_: int,
+    wished: list[Step],
+    tested: Tested = lambda _kind, _answer: None,
+    again: str = "",
 ) -> list[Job]:
     def record(step: Step, job_id: int) -> None:
         round_of = 0 if step.kind == "planning" else round_
         record_job(
             run.paths, step.kind, job_id, round_of, "slurm",
             tasks=tasks_of(run, step), offset=step.first, walltime=step.walltime, why=step.why,
+            again=again,
         )  # fmt: skip
         # `cancel` marks the run, then ends what is in the queue: this job may have come after.
         _refuse_cancelled(run)

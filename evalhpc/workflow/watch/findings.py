@@ -157,6 +157,9 @@ def from_run(run: Run, status: RunStatus, error: str) -> Iterator[Finding]:
         rank = _CERTAIN if error in _EXACT else _OWN
         own = _own(texts[0], texts[1], texts[2], "", rank)
         yield own.model_copy(update={"file": str(run.paths.failure)})
+    for why, jobs in status.again.items():
+        what = f"{jobs}: submitted again by the run itself"
+        yield Finding(about="evalhpc", cause=why, what=what, remedy="", rank=CODE + 2)
     if status.state == "stalled" and "file system" in status.why:
         full = next(entry for entry in table().logs if entry.id == "disk-full")
         yield Finding(

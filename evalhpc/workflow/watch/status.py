@@ -67,6 +67,7 @@ class JobView(Frozen):
     active: bool
     walltime: str = ""  # fitted to what was measured; "": the site's
     why: str = ""  # where that comes from
+    again: str = ""  # why the run submitted by itself what it had submitted before
 
 
 class RunStatus(Frozen):
@@ -91,6 +92,15 @@ class RunStatus(Frozen):
     moved_from: str = ""  # where a copied or moved run was submitted
     scheduler: str = ""  # why Slurm's word is missing, where it was asked in vain
     failure: dict[str, Any] | None = None
+
+    @property
+    def again(self) -> dict[str, str]:
+        """Why the run submitted jobs once more by itself → which ones."""
+        found: dict[str, list[str]] = {}
+        for job in self.jobs:
+            if job.again:
+                found.setdefault(job.again, []).append(f"{job.kind} {job.id}")
+        return {why: ", ".join(jobs) for why, jobs in found.items()}
 
 
 def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
@@ -169,17 +179,18 @@ def _view(job: Job, records: dict[int, list[JobRecord]] | None) -> JobView:
         alive = driver_alive(job)
         return JobView(
             kind=job.kind, id=job.id, round=job.round, active=alive,
-            state="RUNNING" if alive else "ENDED",
+            state="RUNNING" if alive else "ENDED", again=job.again,
         )  # fmt: skip
     if records is None:
-        return JobView(kind=job.kind, id=job.id, round=job.round, state="?", active=True)
+        return JobView(kind=job.kind, id=job.id, round=job.round, state="?", active=True,
+                       again=job.again)  # fmt: skip
     tasks = records.get(job.id, [])
     states = sorted({task.state for task in tasks})
     active = any(_is_active(job, task) for task in tasks)
     name = "+".join(states) or "UNKNOWN"
     return JobView(
         kind=job.kind, id=job.id, round=job.round, state=name, active=active,
-        walltime=job.walltime, why=job.why,
+        walltime=job.walltime, why=job.why, again=job.again,
     )  # fmt: skip
 
 
@@ -285,6 +296,8 @@ def _why(run: Run, state: State, round_: int) -> str:
         return "nothing was submitted"
     if state in ("complete", "failed", "cancelled"):
         return ""
+    if _disk_is_full(run):
+        return "the file system of the run is full: its jobs wait for room, or for their end"
     if not round_:
         return "shards run the harness on slices of the documents" if is_sliced(run) else ""
     misses = []
@@ -300,9 +313,13 @@ def _why(run: Run, state: State, round_: int) -> str:
 
 def stall_cause(run: Run) -> str:
     """Why no job of the run is active any more, as far as that could be written down."""
-    if shutil.disk_usage(run.paths.root).free < _FULL:
+    if _disk_is_full(run):
         return "the file system of the run is full: free some space"
     return "no job of this run is active any more: they ended early"
+
+
+def _disk_is_full(run: Run) -> bool:
+    return shutil.disk_usage(run.paths.root).free < _FULL
 
 
 def _failure(run: Run) -> dict[str, Any] | None:

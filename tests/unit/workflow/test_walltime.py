@@ -170,9 +170,11 @@ def test_a_fitted_round_that_answered_nothing_costs_only_another_round(run: Run)
     """The model took longer to load than ever before; with the site's own walltime it is over."""
     plan(run, 1, 10)
     record_job(run.paths, "shard", 7, 1, "slurm", walltime="0:05:00")
+    run.paths.round_leases(1).mkdir()
     assert collect(run, 1) == Collected("more", 2, 10)
     assert predict(run, 2, 1) is None
     record_job(run.paths, "shard", 8, 2, "slurm")
+    run.paths.round_leases(2).mkdir()
     with pytest.raises(IncompleteError, match="round 2 answered none of its 10 requests"):
         collect(run, 2)
 

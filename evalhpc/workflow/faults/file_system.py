@@ -1,0 +1,79 @@
+"""A file system that is full or away: planning and collectors wait in their jobs for its return."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+from evalhpc.errors import EvalhpcError, HarnessError
+from evalhpc.storage.atomic import storage_error
+from evalhpc.workflow.record.run import Run
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+#: What may be over soon: somebody frees space, a server comes back.
+_PASSING = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOTCONN,
+        errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ESHUTDOWN,
+    }
+)  # fmt: skip
+#: Of those, what a harness that failed says of nothing but a file system.
+_SAID = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ESTALE)))
+#: Seconds before the first further try, and at most between two.
+FIRST, LONGEST = 1.0, 30.0
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the error, or what lies behind it, is a file system that is full or away."""
+    return any(
+        (isinstance(one, OSError) and one.errno in _PASSING)
+        or (isinstance(one, HarnessError) and any(said in one.what for said in _SAID))
+        for one in _behind(error)
+    )
+
+
+def patiently(run: Run, work: Callable[[], T]) -> T:
+    """`work`'s result; it is tried again while the file system is full or away.
+
+    At most `run.storage_wait` seconds are spent on waiting; then the last error is raised, as
+    StorageError or as what `work` made of it.
+    """
+    limit = run.spec.run.storage_wait
+
+    def tell(state: RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        error, pause = state.outcome.exception(), state.next_action.sleep
+        said = error.what if isinstance(error, EvalhpcError) else str(error)
+        log.warning(
+            "%s: again in %.0f s (waited %.0f of %.0f s, run.storage_wait)",
+            said.partition("\n")[0], pause, state.idle_for, limit,
+        )  # fmt: skip
+
+    retrying = Retrying(
+        retry=retry_if_exception(may_pass),
+        wait=wait_exponential(FIRST, max=LONGEST),
+        stop=lambda state: state.idle_for >= limit,
+        before_sleep=tell,
+        reraise=True,
+    )
+    try:
+        return retrying(work)
+    except OSError as error:
+        if not may_pass(error):
+            raise
+        raise storage_error(Path(error.filename or run.paths.root), error) from error
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
