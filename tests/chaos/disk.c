@@ -4,10 +4,12 @@
  *     disk FOLDER MOUNTPOINT CONTROL LOCKS [options of FUSE]
  *
  * Each node runs one over the same folder, and may mount it over that folder itself. Its kernel
- * caches names, sizes and pages for as long as attr_timeout and its like say, so that a node does
- * not see at once what others write; an open() asks again. What is appended goes to where the file
- * ended when the client asked, not when the server wrote. A file that another node removed or
- * replaced is stale for those who have it open; one that this node removes is hidden until then.
+ * caches names (also that there is none), sizes and pages for as long as attr_timeout and its like
+ * say, so that a node does not see at once what others do. Who opens a file or a folder asks the
+ * server; the name of a file is looked up in the cache, unless its folder was listed since. What is
+ * appended goes to where the file ended when the client asked, not when the server wrote. A file
+ * that another node removed or replaced is stale for those who have it open; one that this node
+ * removes is hidden until then.
  *
  * LOCKS: `shared` between all nodes, `local` to each of them, `none` (ENOLCK).
  * CONTROL is a file with the numbers of `struct control`, in force as soon as they are written.
@@ -19,7 +21,6 @@
 #include <fcntl.h>
 #include <fuse.h>
 #include <fuse_lowlevel.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,20 +50,8 @@ struct handle {
     int error; /* of a write, yet to be reported */
 };
 
-/* What this node last listed of a folder: `length` bytes of names, each behind its type. libfuse
- * knows of the kernel's cache of listings, but not how to ask for it. */
-struct listing {
-    char path[256];
-    char *names;
-    size_t length;
-    double until;
-};
-
 static const volatile struct control *control;
 static int root;
-static double listings_live; /* seconds */
-static struct listing listings[512];
-static pthread_mutex_t listings_lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct timespec TICK = {.tv_nsec = 10 * 1000 * 1000};
 
 enum effect { READS, CHANGES, GROWS };
@@ -101,31 +90,9 @@ static int stale(const struct handle *handle) {
     return handle->number != control->handles || fstat(handle->fd, &now) || now.st_nlink == 0;
 }
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-/* Where the listing of a folder is kept, with whatever else falls on the same place. */
-static struct listing *place_of(const char *path, size_t length) {
-    unsigned hash = 5381;
-    for (size_t at = 0; at < length; at++) hash = hash * 33 + (unsigned char)path[at];
-    return &listings[hash % (sizeof listings / sizeof *listings)];
-}
-
-/* This node changed the folder of `path`: it will list it anew. */
-static void changed(const char *path) {
-    size_t length = (size_t)(strrchr(path, '/') - path);
-    pthread_mutex_lock(&listings_lock);
-    place_of(path, length ? length : 1)->until = 0;
-    pthread_mutex_unlock(&listings_lock);
-}
-
 /* What is made belongs to who asked for it, not to root. */
 static int give(const char *path, int code) {
     if (code < 0) return -errno;
-    changed(path);
     struct fuse_context *who = fuse_get_context();
     return result(fchownat(root, below(path), who->uid, who->gid, AT_SYMLINK_NOFOLLOW));
 }
@@ -162,27 +129,22 @@ static int disk_symlink(const char *target, const char *path) {
 
 static int disk_unlink(const char *path) {
     ASK(CHANGES);
-    changed(path);
     return result(unlinkat(root, below(path), 0));
 }
 
 static int disk_rmdir(const char *path) {
     ASK(CHANGES);
-    changed(path);
     return result(unlinkat(root, below(path), AT_REMOVEDIR));
 }
 
 static int disk_rename(const char *from, const char *to, unsigned int flags) {
     ASK(CHANGES);
     if (flags) return -EINVAL; /* as NFS */
-    changed(from);
-    changed(to);
     return result(renameat(root, below(from), root, below(to)));
 }
 
 static int disk_link(const char *from, const char *to) {
     ASK(CHANGES);
-    changed(to);
     return result(linkat(root, below(from), root, below(to), 0));
 }
 
@@ -312,38 +274,34 @@ static int disk_statfs(const char *path, struct statvfs *found) {
     return result(fstatvfs(root, found));
 }
 
-static int list_anew(const char *path, struct listing *listing) {
+static int disk_opendir(const char *path, struct fuse_file_info *info) {
+    ASK(READS);
     int fd = openat(root, below(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
-    if (!folder) return -errno;
-    free(listing->names);
-    FILE *names = open_memstream(&listing->names, &listing->length);
+    info->fh = (uint64_t)(uintptr_t)folder;
+    return folder ? 0 : -errno;
+}
+
+/* With attributes, so that a node that lists a folder also learns of names it took for absent. */
+static int disk_readdir(const char *path, void *list, fuse_fill_dir_t add, off_t at,
+                        struct fuse_file_info *info, enum fuse_readdir_flags flags) {
+    (void)path, (void)flags;
+    ASK(READS);
+    DIR *folder = (DIR *)(uintptr_t)info->fh;
+    at ? seekdir(folder, at) : rewinddir(folder);
     struct dirent *entry;
-    while ((entry = readdir(folder))) fprintf(names, "%c%s%c", entry->d_type, entry->d_name, 0);
-    fclose(names);
-    closedir(folder);
-    snprintf(listing->path, sizeof listing->path, "%s", path);
-    listing->until = seconds() + listings_live;
+    while ((entry = readdir(folder))) {
+        struct stat found;
+        if (fstatat(dirfd(folder), entry->d_name, &found, AT_SYMLINK_NOFOLLOW)) continue;
+        if (add(list, entry->d_name, &found, entry->d_off, FUSE_FILL_DIR_PLUS)) break;
+    }
     return 0;
 }
 
-static int disk_readdir(const char *path, void *list, fuse_fill_dir_t add, off_t at,
-                        struct fuse_file_info *info, enum fuse_readdir_flags flags) {
-    (void)at, (void)info, (void)flags;
-    ASK(READS);
-    pthread_mutex_lock(&listings_lock);
-    struct listing *listing = place_of(path, strlen(path));
-    int code = 0;
-    if (strcmp(listing->path, path) || seconds() >= listing->until) code = list_anew(path, listing);
-    for (size_t next = 0; !code && next < listing->length;) {
-        const char *name = listing->names + next + 1;
-        /* No number would be none at all to readdir(3). */
-        struct stat known = {.st_ino = UINT32_MAX, .st_mode = (mode_t)(unsigned char)name[-1] << 12};
-        add(list, name, &known, 0, 0);
-        next += strlen(name) + 2;
-    }
-    pthread_mutex_unlock(&listings_lock);
-    return code;
+static int disk_releasedir(const char *path, struct fuse_file_info *info) {
+    (void)path;
+    closedir((DIR *)(uintptr_t)info->fh);
+    return 0;
 }
 
 static int disk_fsyncdir(const char *path, int only_data, struct fuse_file_info *info) {
@@ -388,9 +346,8 @@ static int no_lock(const char *path, struct fuse_file_info *info, int command,
 }
 
 static void *disk_init(struct fuse_conn_info *connection, struct fuse_config *config) {
-    connection->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+    connection->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO; /* with attributes, always */
     config->use_ino = 1;
-    listings_live = config->attr_timeout;
     return NULL;
 }
 
@@ -401,8 +358,8 @@ static struct fuse_operations operations = {
     .utimens = disk_utimens, .truncate = disk_truncate, .open = disk_open,
     .create = disk_create, .read = disk_read, .write = disk_write, .fsync = disk_fsync,
     .flush = disk_flush, .release = disk_release, .fallocate = disk_fallocate,
-    .statfs = disk_statfs, .readdir = disk_readdir,
-    .fsyncdir = disk_fsyncdir, .flock = disk_flock, .lock = disk_lock,
+    .statfs = disk_statfs, .opendir = disk_opendir, .readdir = disk_readdir,
+    .releasedir = disk_releasedir, .fsyncdir = disk_fsyncdir, .flock = disk_flock, .lock = disk_lock,
 };
 
 static int fail(const char *what) {
