@@ -12,20 +12,20 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from evalhpc import process
-from evalhpc.errors import EvalhpcError
-from evalhpc.workflow.collect.collect import note_failure
-from evalhpc.workflow.record.jobs import launched, process_start, record_job
+from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.workflow.collect.collect import note_failure, wants_array
+from evalhpc.workflow.record.jobs import AGAIN, launched, may_again, process_start, record_job
 from evalhpc.workflow.record.rounds import load_plan, planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted
 from evalhpc.workflow.record.tokens import drop_token, make_token
+from evalhpc.workflow.serve.herald import is_over
 from evalhpc.workflow.serve.shared import call_answered, forget
+from evalhpc.workflow.submit.script_call import ScriptCall, call_script
 
 if TYPE_CHECKING:
     import subprocess  # for an annotation: only `process` runs commands
@@ -37,34 +37,8 @@ GRACE = 25.0
 #: LocalExecutor wants a limit; a local run has no walltime, so: a month, in minutes.
 _NO_LIMIT = 60 * 24 * 30
 _POLL = 0.1
-
-
-@dataclass(frozen=True)
-class ScriptCall:
-    """One job of the local site: a rendered script, its arguments, and what tells tasks apart."""
-
-    kind: str
-    round: int
-    script: str
-    log: str
-    shard: int = 0
-
-
-def call_script(call: ScriptCall) -> int:
-    """Run one script to its end (inside a submitit task); SIGTERM is passed on to it."""
-    env = {**process.scrubbed(os.environ), "EVALHPC_SHARD": str(call.shard)}
-    words = ["bash", call.script, str(call.round)]
-    child = process.start(words, log=Path(call.log), env=env, tied=True)
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        child.send_signal(signal.SIGTERM)
-
-    # submitit ignores SIGTERM in its tasks (Slurm's preemption); for us it means cancel.
-    signal.signal(signal.SIGTERM, forward)
-    try:
-        return child.wait()
-    finally:
-        process.stop(child, grace=0.0)
+#: Above it, an exit code names the signal that ended a script.
+_SIGNALLED = 128
 
 
 class LocalCluster:
@@ -82,15 +56,18 @@ class LocalCluster:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
 
-    def run(self, calls: Sequence[ScriptCall]) -> list[int]:
-        """Exit codes of the calls, in order; raises Interrupted when a signal came."""
+    def run(self, calls: Sequence[ScriptCall], again: str = "") -> list[int]:
+        """Exit codes of the calls, in order; raises Interrupted when a signal came.
+
+        `again`: why they are run once more.
+        """
         jobs = self._executor.map_array(call_script, list(calls))
         self._running = [int(job.job_id) for job in jobs]
         for job in jobs:
             # submitit gives a network file system 15 s to show a result; this one is written here.
             job._results_timeout_s = 1
         try:
-            self._record(calls)
+            self._record(calls, again)
         except BaseException:
             self._pass_on(signal.SIGTERM, None)  # what nobody knows of cannot be cancelled
             self._wait(jobs)
@@ -102,10 +79,12 @@ class LocalCluster:
             raise Interrupted("asked to end")
         return [self._code(job) for job in jobs]
 
-    def _record(self, calls: Sequence[ScriptCall]) -> None:
+    def _record(self, calls: Sequence[ScriptCall], again: str) -> None:
         for call, pid in zip(calls, self._running, strict=True):
-            start = process_start(pid)
-            record_job(self._paths, call.kind, pid, call.round, "local", started=start)
+            record_job(
+                self._paths, call.kind, pid, call.round, "local",
+                started=process_start(pid), offset=call.shard, again=again,
+            )  # fmt: skip
 
     def _wait(self, jobs: Sequence[Any]) -> None:
         while not all(job.done() for job in jobs):
@@ -148,7 +127,7 @@ def drive(run: Run, first: str) -> int:
     cluster = LocalCluster(run)
     try:
         if first == "planning":
-            code = cluster.run([_call(run, "planning")])[0]
+            code = _outlived(run, cluster, "planning", 0)
             if code != 0:
                 return code
         elif first == "collect":
@@ -171,7 +150,8 @@ def _rounds(run: Run, cluster: LocalCluster) -> int:
             round_ = _last_round(run)
             deployments.see_to(round_)
             codes = cluster.run(
-                [_call(run, "shard", round_, shard) for shard in range(_tasks(run, round_))]
+                [_call(run, "shard", round_, shard) for shard in range(_tasks(run, round_))],
+                "its shards ended before they began" if launched(run.paths, round_) else "",
             )
             for shard, code in enumerate(codes):
                 if code:
@@ -243,11 +223,35 @@ def _collect_on(run: Run, cluster: LocalCluster) -> int:
 
 def _collect(run: Run, cluster: LocalCluster) -> tuple[int, bool]:
     """Exit code of the collector, and whether it wants another array."""
-    code = cluster.run([_call(run, "collect", _last_round(run))])[0]
+    code = _outlived(run, cluster, "collect", _last_round(run))
     if code != 0 or run.paths.certificate.exists() or run.paths.cancelled.exists():
         return code, False
-    # A round without an array yet: planned by this collector, or by a pass inside the last array.
-    return code, not launched(run.paths, _last_round(run))
+    return code, wants_array(run, _last_round(run))
+
+
+def _outlived(run: Run, cluster: LocalCluster, kind: str, round_: int) -> int:
+    """Exit code of a script that is run again where a signal ended it, and not by our wish.
+
+    Raises FutileError where that goes on.
+    """
+    again = ""
+    while True:
+        code = cluster.run([_call(run, kind, round_)], again)[0]
+        if not _was_ended(code) or is_over(run):
+            return code
+        if not may_again(run.paths, round_, kind):
+            raise FutileError(
+                f"not begun again: the {kind} script was ended by a signal {1 + AGAIN} times "
+                f"(exit code {code})",
+                cause="killed by somebody, or for want of memory",
+                hint=f"evalhpc logs {run.word} --kind {kind}, then: evalhpc resume {run.word}",
+            )
+        again = f"the {kind} script before it was ended by a signal (exit code {code})"
+        log.warning("%s: it is run again", again)
+
+
+def _was_ended(code: int) -> bool:
+    return code < 0 or code > _SIGNALLED or code == INTERRUPTED
 
 
 def _last_round(run: Run) -> int:
