@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from evalhpc.workflow.record.signals import INTERRUPTED
 from tests.integration.cluster import USER, DevCluster, wait_until
 from tests.integration.conftest import with_accounting
 from tests.integration.login_desk import PATH, Desk, desk_in
@@ -132,6 +133,79 @@ def test_walltimes_are_fitted_to_what_was_measured(desk: Desk) -> None:
     assert fitted["why"] == "from 1 earlier run of this suite with this model"
     assert fitted["walltime"] in ("0:02:00", "0:03:00", "0:04:00"), fitted
     assert f"--time {fitted['walltime']}" in done.stdout
+
+
+# --- holes
+
+#: 128 requests of half a second: more than fit into the minute that a job gets.
+SHORTER = (*SLOW[:1], "lm-eval/ok,lm-eval/a", *SLOW[2:])
+LONGER = (*SLOW[:1], ",".join(f"lm-eval/{name}" for name in "abcdefghijklmnop"), *SLOW[2:])
+#: At most ten minutes, at least one; what needs no model fits into any hole.
+HOLE = (
+    "--shards", 1, "--set", "resources.shard.walltime=10", "--set", "resources.shard.time_min=1",
+    "--set", "resources.planning.walltime=1", "--set", "resources.collect.walltime=1",
+    "--set", "slurm.signal_seconds=10", "--set", "run.fit_walltime=false",
+)  # fmt: skip
+
+
+@pytest.fixture
+def reserved(desk: Desk) -> Iterator[Callable[[], object]]:
+    """In three minutes all nodes are somebody else's; until the test calls this."""
+    words = ("reservationname=later", "starttime=now+3minutes", "duration=60", "users=root",
+             "nodes=ALL", "flags=ignore_jobs")  # fmt: skip
+    desk.cluster.exec(["scontrol", "create", "reservation", *words], user="root", check=True)
+    gone = ["scontrol", "delete", "reservationname=later"]
+    yield lambda: desk.cluster.exec(gone, user="root", check=True)
+    desk.cluster.exec(gone, user="root")
+
+
+@pytest.mark.parametrize(
+    ("questions", "warns"),
+    [
+        pytest.param(SHORTER, "scancel", id="warned-early"),
+        pytest.param(LONGER, "slurmctld", marks=pytest.mark.long, id="warned-by-slurm"),
+    ],
+)
+def test_a_shard_takes_a_hole_shorter_than_its_walltime(
+    questions: tuple[str, ...], warns: str, desk: Desk, reserved: Callable[[], object]
+) -> None:
+    """Real backfill starts it with less time; it stops leasing when it is warned and ends by
+    itself, another one does the rest. Afterwards, the bytes are those of a run that had time."""
+    run, calm = desk.home / f"hole-{warns}", desk.home / "calm"
+    done = desk.submit(run, *questions, *HOLE)
+    assert done.returncode == 0, done.stderr
+    [array] = jobs_of(run, "shard")
+
+    wait_for_answers(run)
+    given = as_user(desk, "squeue", "-h", f"--jobs={array['id']}", "-o", "%l|%T")
+    minutes, seconds = map(int, given.partition("|")[0].split(":"))
+    assert given.endswith("RUNNING")
+    assert 1 <= minutes + seconds / 60 < 4
+    if warns == "scancel":
+        as_user(desk, "scancel", "--batch", "--signal=USR1", array["id"])
+
+    def ended() -> str:
+        shown = as_user(desk, "scontrol", "show", "job", array["id"])
+        found = dict(re.findall(r"(JobState|ExitCode)=(\S+)", shown))
+        busy = found["JobState"] in ("RUNNING", "COMPLETING")
+        return "" if busy else f"{found['JobState']} {found['ExitCode']}"
+
+    wait_until(lambda: ended() != "", timeout=90, what="it has left")
+    assert ended() == f"FAILED {INTERRUPTED}:0"  # of its own accord: Slurm's word is TIMEOUT
+    reserved()
+    wait_until((run / "certificate.json").is_file, timeout=120, what="the run is complete")
+    assert len(jobs_of(run, "shard")) >= 2
+    assert desk.evalhpc("verify", run).returncode == 0
+    if warns == "slurmctld":
+        done = desk.submit(calm, *questions[:2], "--shards", 2, "--wait")
+        assert done.returncode == 0, done.stderr
+        assert scored(run) == scored(calm) != {}
+
+
+def scored(run: Path) -> dict[str, bytes]:
+    """What the harness left, by file; its names and texts have no time and no place in them."""
+    found = (run / "results").rglob("samples_*")
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
 
 
 # --- limits of the account
