@@ -85,11 +85,15 @@ class StageFolder:
     def read(self, benchmark: Benchmark) -> StageRecord | None:
         """What was staged for the benchmark; None for nothing, and for a record that is damaged."""
         path = self.records / f"{record_name(benchmark)}.json"
-        return _parsed(path) if path.is_file() else None
+        with storage_errors(self.root):
+            there = path.is_file()
+        return _parsed(path) if there else None
 
     def all_records(self) -> Iterator[StageRecord]:
         """Every record that can be read, by name."""
-        for path in sorted(self.records.glob("*.json")):
+        with storage_errors(self.root):
+            paths = sorted(self.records.iterdir()) if self.records.is_dir() else []
+        for path in (path for path in paths if path.suffix == ".json"):
             found = _parsed(path)
             if found is not None:
                 yield found

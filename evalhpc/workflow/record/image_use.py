@@ -33,7 +33,7 @@ def image_warnings(spec: RunSpec) -> list[str]:
         f"the image of {name} has no recorded digest, so provenance can only name its path "
         f"({facts['path']}); next: {_advice(facts['path'], spec)}"
         for name, facts in image_facts(spec).items()
-        if facts["sha256"] == UNKNOWN
+        if facts["sha256"] == UNKNOWN and facts["bytes"] is not None  # else that is what is said
     ]
 
 
@@ -98,7 +98,7 @@ def _facts(path: Path) -> dict[str, Any]:
 def _sidecar(path: Path) -> str | None:
     """The digest in `<image>.sha256`, as sha256sum writes it."""
     try:
-        text = path.with_name(f"{path.name}.sha256").read_text(errors="replace")
+        text = (path.parent / f"{path.name}.sha256").read_text(errors="replace")
     except OSError:
         return None  # a missing digest is said by whoever asks
     found = _DIGEST.match(text)

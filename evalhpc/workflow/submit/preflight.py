@@ -34,6 +34,8 @@ _BYTES_PER_REQUEST = 32 << 10
 #: Where nothing says how many requests a benchmark has.
 _REQUESTS = 100
 _PYTHON_SECONDS = 60.0
+#: Most nodes have these to themselves.
+_NODE_LOCAL = ("/tmp", "/dev/shm", "/run")
 _SKIP = "--no-preflight submits anyway"
 
 
@@ -54,8 +56,14 @@ def preflight(run: Run, environ: Mapping[str, str], wish: Wish | None = None) ->
     if spec.site.scheduler == "slurm":
         slurm = Slurm(env=environ)
         slurm.available()
-        warnings += waiting(run, slurm)
+        warnings += of_cluster(run, slurm)
     return warnings
+
+
+def of_cluster(run: Run, slurm: Slurm) -> Iterator[str]:
+    """Warnings about what the run's jobs will meet."""
+    yield from _node_local(run)
+    yield from waiting(run, slurm)
 
 
 def refuse_no_program(path: str, key: str) -> None:
@@ -167,6 +175,17 @@ def _unstaged(
         yield (
             f"{name} is of another version than when {reader} was staged, as after another staging "
             f"in {folder.root}; if {reader} reads it: {command}"
+        )
+
+
+def _node_local(run: Run) -> Iterator[str]:
+    """A warning about a run directory that most likely each node has one of its own of."""
+    found = [folder for folder in _NODE_LOCAL if run.paths.root.is_relative_to(folder)]
+    if found:
+        site = run.spec.site.name
+        yield (
+            f"the run directory is in {found[0]}, which most clusters keep apart on each node: its "
+            f"jobs would end at once, without a log; --run-dir, or evalhpc site check {site} --node"
         )
 
 

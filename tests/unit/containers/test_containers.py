@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from evalhpc.containers.mounts import Mount, bind, distinct, parents_first, parse_mount
-from evalhpc.containers.preflight import check_image, check_site
+from evalhpc.containers.preflight import check_image, check_mounts, check_site
 from evalhpc.containers.pyxis import step_options
 from evalhpc.containers.runtime import Wrap, wrap
 from evalhpc.errors import ConfigError
@@ -107,6 +108,28 @@ def test_an_unpacked_image_has_a_shell(tmp_path: Path) -> None:
     check_image(tmp_path, "bwrap")
     with pytest.raises(ConfigError, match="cannot be read"):
         check_image(tmp_path, "pyxis")
+
+
+def test_what_a_mode_keeps_from_its_user_is_told_from_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image and a mount that are there; a folder that may be passed through will do."""
+    (tmp_path / "image").touch()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        check_image(tmp_path, "bwrap")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_mounts([Mount(str(tmp_path), "/m")])
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode == os.X_OK)
+    check_mounts([Mount(str(tmp_path), "/m")])
+
+    def closed(_path: Path, _mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(ConfigError, match="Permission denied") as caught:
+        check_image(tmp_path / "image")
+    assert "keeps you out" in caught.value.cause
 
 
 def test_no_mount_hides_another() -> None:

@@ -215,6 +215,9 @@ def test_an_unknown_digest_is_said_and_a_sidecar_taken(home: Home) -> None:
     path.with_name("x.sqsh.sha256").write_text(f"{'a' * 64}  x.sqsh\n")
     assert image_facts(spec)["lm-eval"]["sha256"] == "a" * 64
     assert image_warnings(spec) == []
+    for absent in (path.with_name("absent"), Path("/")):  # the preflight says what is wrong
+        assert image_facts(spec_with(absent))["lm-eval"]["sha256"] == "unknown"
+    assert image_warnings(spec_with(path.with_name("absent"))) == []
 
 
 def test_an_image_that_changes_during_a_run_is_not_certified(home: Home) -> None:

@@ -196,6 +196,17 @@ def test_a_partition_that_starts_nothing_is_named(tmp_path: Path) -> None:
     assert warning == "partition batch is DRAIN: jobs wait; sinfo -p batch"
 
 
+def test_a_folder_that_each_node_has_of_its_own_is_a_warning(tmp_path: Path) -> None:
+    """It may be shared all the same, which only a node can tell."""
+    spec = make_spec()
+    fake = FakeSlurm(scontrol_partition="", sinfo=captured("22.05/sinfo.txt"))
+    for root, warned in (("/tmp/runs/r", True), ("/lustre/tmp/r", False)):
+        run = Run(RunPaths(Path(root)), spec, spec.digest())
+        found = [text for text in checks.of_cluster(run, Slurm(fake, {})) if "is in /tmp" in text]
+        assert bool(found) == warned
+        assert all("evalhpc site check testsite --node" in text for text in found)
+
+
 def test_a_file_of_secrets_that_no_node_would_take_is_refused_at_once(tmp_path: Path) -> None:
     """One that is not here may be on the nodes, whose word counts."""
     path = tmp_path / "secrets.env"
