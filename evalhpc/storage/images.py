@@ -200,7 +200,8 @@ def is_imported(path: Path) -> bool:
 def record_of(image: Path) -> ImageRecord | None:
     """The record beside an image; None where there is none, or none that can be read."""
     try:
-        record = ImageRecord.model_validate_json(image.with_name(image.name + _RECORD).read_bytes())
+        text = (image.parent / f"{image.name}{_RECORD}").read_bytes()
+        record = ImageRecord.model_validate_json(text)
     except (FileNotFoundError, PermissionError, NotADirectoryError, ValidationError):
         return None  # then the image has no known digest, which its reader says
     except OSError as error:
