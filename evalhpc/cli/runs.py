@@ -39,12 +39,14 @@ def status(run: str, as_json: bool) -> None:
     files say what they can, and the exit code is 5.
     """
     from evalhpc.errors import ClusterError  # start-up time
+    from evalhpc.workflow.record.job_answers import ask
     from evalhpc.workflow.watch.explain import explain_status
     from evalhpc.workflow.watch.status import look
 
     opened = _open(run)
-    found = look(opened)
-    likeliest = explain_status(opened, found)
+    answers = ask(opened)
+    found = look(opened, answers)
+    likeliest = explain_status(opened, found, answers.known)
     if as_json:
         print_json(found.model_dump() | {"likeliest": likeliest and likeliest.model_dump()})
     else:

@@ -116,14 +116,12 @@ def explain_run(run: Run, answers: JobAnswers, target: Target = WHOLE) -> Explan
     )
 
 
-def explain_status(run: Run, status: RunStatus) -> Finding | None:
-    """The likeliest cause of a run that stands still, for `status`: Slurm is not asked again."""
+def explain_status(
+    run: Run, status: RunStatus, records: Mapping[int, Sequence[JobRecord]]
+) -> Finding | None:
+    """The likeliest cause of a run that stands still, for `status`; `records`: what Slurm said."""
     if not _stands(status):
         return None
-    records = {
-        view.id: [JobRecord(view.id, state=state) for state in view.state.split("+")]
-        for view in status.jobs
-    }
     found = placed(run, _findings(run, status, records, log_evidence(run), WHOLE))
     return found[0] if found and found[0].rank < CODE else None
 

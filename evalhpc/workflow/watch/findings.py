@@ -143,7 +143,7 @@ def _from_exit(record: JobRecord, what: str) -> Iterator[Finding]:
             about="exit code",
             cause=told.cause,
             what=f"{what}: {_exit(record)}",
-            remedy=told.remedy.replace("JOB", record.label),
+            remedy=told.remedy.replace("JOB", record.label).replace("NODE", record.node_list),
             rank=_FOLLOWS + 3,
         )
 

@@ -18,7 +18,7 @@ from evalhpc.storage.atomic import read_jsonl
 from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.faults.excluded_nodes import excluded_nodes
 from evalhpc.workflow.faults.shard_failures import ShardFailure, shard_failures, silent_shards
-from evalhpc.workflow.record.job_answers import ask
+from evalhpc.workflow.record.job_answers import JobAnswers, ask
 from evalhpc.workflow.record.jobs import Job, driver_alive, recorded_jobs, slurm_ids
 from evalhpc.workflow.record.provenance import moved_from
 from evalhpc.workflow.record.records import read_object, read_record
@@ -133,9 +133,9 @@ def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
     )
 
 
-def look(run: Run) -> RunStatus:
+def look(run: Run, answers: JobAnswers | None = None) -> RunStatus:
     """The status with Slurm's word, or without where it does not answer: `scheduler` says why."""
-    answers = ask(run)
+    answers = ask(run) if answers is None else answers
     found = run_status(run, answers if answers.slurm is not None else None)
     missing = "" if found.state == "complete" else answers.why_not
     return found.model_copy(update={"scheduler": missing})

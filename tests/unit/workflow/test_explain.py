@@ -209,11 +209,24 @@ def test_status_says_the_likeliest_cause_of_a_run_that_stands(traces: Traces) ->
     traces.job("shard", 6, "FAILED", 1)
     answers = JobAnswers(None, ())
     answers.known = traces.states
-    first = explain_status(traces.run, run_status(traces.run, answers))
+    first = explain_status(traces.run, run_status(traces.run, answers), traces.states)
     assert first is not None
     assert first.about == "CUDA"
     traces.states[6] = [JobRecord(6, state="RUNNING")]
-    assert explain_status(traces.run, run_status(traces.run, answers)) is None
+    assert explain_status(traces.run, run_status(traces.run, answers), traces.states) is None
+
+
+def test_a_node_without_the_run_directory_is_named_by_slurms_signal(traces: Traces) -> None:
+    """There is no log then; in `status` too, before what Slurm cancelled for it."""
+    traces.job("planning", 5, "FAILED", signal=53, node_list="n1")
+    traces.job("shard", 6, "CANCELLED", 1)
+    findings = traces.explained().findings
+    assert "does not see the run directory" in findings[0].cause
+    assert f"srun -N1 -w n1 ls -ld {traces.run.paths.root}" in findings[0].remedy
+    answers = JobAnswers(None, ())
+    answers.known = traces.states
+    first = explain_status(traces.run, run_status(traces.run, answers), traces.states)
+    assert first == findings[0]
 
 
 def test_shards_that_failed_are_evidence(traces: Traces) -> None:
