@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evalhpc.core.extra_options import keeps_others_out
+from evalhpc.errors import ConfigError
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.site import Site
 
@@ -17,7 +18,24 @@ def has_nodes_alone(site: Site) -> bool:
     return keeps_others_out(site.slurm)
 
 
-def exposure_warnings(spec: RunSpec) -> Iterator[str]:
+def refuse_exposed(spec: RunSpec) -> tuple[str, ...]:
+    """A warning for each model server of the run that others can ask, where that is accepted.
+
+    On a cluster it has to be (`deploy.open_servers`), else ConfigError. A machine without Slurm is
+    taken for the user's own.
+    """
+    found = tuple(_exposed(spec))
+    if not found or spec.site.scheduler != "slurm" or spec.site.deploy.open_servers:
+        return found
+    raise ConfigError(
+        "; ".join(found),
+        cause="whoever asks it sees what the model says, and can slow the run down or change it",
+        hint="where jobs share nodes, set slurm.extra: [--exclusive]; accept what is left with "
+        "--set deploy.open_servers=true (docs/security.md)",
+    )
+
+
+def _exposed(spec: RunSpec) -> Iterator[str]:
     """A sentence for each endpoint whose server anybody on its node (or beyond) can ask.
 
     Jobs that have their nodes to themselves share them with no other user.
@@ -33,7 +51,4 @@ def exposure_warnings(spec: RunSpec) -> Iterator[str]:
                 "whoever reaches that can ask it"
             )
         elif not alone:
-            yield (
-                f"{name}: {kind} knows no token: other users of its node can ask it; where jobs "
-                "share nodes, set slurm.extra: [--exclusive] (docs/security.md)"
-            )
+            yield (f"{name}: {kind} knows no token: other users of its node can ask it")

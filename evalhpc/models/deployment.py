@@ -162,6 +162,11 @@ class Sglang(Parallel):
 
     kind: Literal["sglang"] = "sglang"
 
+    @property
+    def takes_token(self) -> bool:
+        """As its --api-key, which its template keeps out of the list of processes."""
+        return True
+
 
 class TrtLlm(Parallel):
     """TensorRT-LLM's server; over several nodes a task for each GPU, joined by PMIx."""
@@ -265,6 +270,12 @@ class Generic(Parallel):
     kind: Literal["generic"] = "generic"
     max_batch_size: Size | None = None  # where its dialect mixes settings; None: not known
     command: str = Field(min_length=1)
+    asks_token: bool = False  # it refuses requests without EVALHPC_SERVER_TOKEN; that is tried
+
+    @property
+    def takes_token(self) -> bool:
+        """As its user says."""
+        return self.asks_token
 
     @field_validator("command")
     @classmethod

@@ -142,6 +142,7 @@ class DeployDefaults(Frozen):
     tensor_parallel: int | None = Field(default=None, ge=1)  # None: worked out, or 1
     pipeline_parallel: int | None = Field(default=None, ge=1)
     rate_limit: float | None = Field(default=None, gt=0)  # requests a minute to an endpoint
+    open_servers: bool = False  # accept ones that others can ask, since they know no token
     extra_args: tuple[str, ...] = ()
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -38,6 +39,12 @@ def main(task: str, output: Path, url: str, model: str) -> int:
             for number, said in zip(documents, answers, strict=True)
         ]
     _write(output, task, dict(zip(documents, answers, strict=True)))
+    if task == "hoards":  # a terabyte that takes no room, and then no end
+        (output / "data").touch()
+        os.truncate(output / "data", 1 << 40)
+        time.sleep(600)
+    if task == "packs":
+        (output / "log.gz").write_bytes(gzip.compress(bytes(64 << 20)))
     if task in ("tricks", "linked"):
         _trick(output, task)
     return 0

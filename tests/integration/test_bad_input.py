@@ -539,6 +539,11 @@ RUNS: dict[str, tuple[str, str, list[str], int, list[str]]] = {
     ),
     "tricks": ("tricks", "", [], 0, []),
     "linked": ("linked", "", [], 8, ["no file of its own"]),
+    "hoards": ("hoards", "", [], 8, ["it left more than 16 GiB", "--set run.max_output"]),
+    "packs": (
+        "packs", "", ["--set", "run.max_output=0.03"], 8,
+        ["unpack to more than 32212254 bytes", "--set run.max_output"],
+    ),
     "die": ("ok", "die", [], 7, ["OutOfMemoryError", "no score", "server-1-0.log"]),
     "hang": ("ok", "hang", ["--set", "run.ready_timeout=1"], 7, ["run.ready_timeout"]),
     "deaf": ("loglikelihood", "deaf", [], 7, ["ignores `echo`", "generation tasks"]),

@@ -19,7 +19,7 @@ from evalhpc.config.run_file import dump_run
 from evalhpc.config.sites import SiteLayer, detect_site, load_site
 from evalhpc.config.suites import adhoc_suite, load_suite
 from evalhpc.config.template_files import load_sources
-from evalhpc.core.exposure import exposure_warnings
+from evalhpc.core.exposure import refuse_exposed
 from evalhpc.core.quoting import shell_word
 from evalhpc.core.rendering import render_run
 from evalhpc.deploy.dialect_probe import refuse_export_deploy
@@ -144,7 +144,8 @@ def resolve_wish(
             continue
         if served.model.url is not None and served.deployment.dialect == "openai":
             refuse_export_deploy(served.model.url, environ.get(served.model.api_key_env or ""))
-    return spec, (*warnings, *more, *image_warnings(spec), *exposure_warnings(spec))
+    exposed = refuse_exposed(spec) if stand_in is None else ()
+    return spec, (*warnings, *more, *image_warnings(spec), *exposed)
 
 
 def site_layer(wish: Wish, environ: Mapping[str, str]) -> SiteLayer:

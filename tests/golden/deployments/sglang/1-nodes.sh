@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One replica of 'our model', in the foreground, with an OpenAI-compatible API.
 # By hand:  EVALHPC_HOST=127.0.0.1 EVALHPC_PORT=8000 bash server.sh
-# This server knows no token: keep it on an address that only this node reaches.
+# With EVALHPC_SERVER_TOKEN set, requests must carry it as a bearer token.
 set -euo pipefail
 umask 077
 ulimit -c 0 # a core file would hold the job's keys
@@ -42,9 +42,16 @@ fi
 : "${EVALHPC_PORT:?the port to listen on}"
 # Where several copies share a node, each has GPUs of its own; a step sets its own list before this.
 [[ -z ${EVALHPC_GPUS:-} ]] || export CUDA_VISIBLE_DEVICES="$EVALHPC_GPUS"
-# SGLang on this job's GPUs.
+# SGLang on this job's GPUs. It asks for EVALHPC_SERVER_TOKEN.
+# As an argument its key would be seen by all users of the node, so it becomes one in Python only.
+launcher='
+import os, runpy, sys
+token = os.environ.get("EVALHPC_SERVER_TOKEN")
+sys.argv += ["--api-key", token] if token else []
+runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
+'
 server=(
-  python3 -m sglang.launch_server
+  python3 -c "$launcher"
   --model-path='/models/our model'
   --served-model-name='our model'
   --host="$EVALHPC_HOST" --port="$EVALHPC_PORT"

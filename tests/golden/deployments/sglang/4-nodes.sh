@@ -2,7 +2,7 @@
 # One replica of 'our model', in the foreground, with an OpenAI-compatible API.
 # By hand:  EVALHPC_HOST=127.0.0.1 EVALHPC_PORT=8000 bash server.sh
 # It needs a job of 4 nodes, and listens on the first one.
-# This server knows no token: keep it on an address that only this node reaches.
+# With EVALHPC_SERVER_TOKEN set, requests must carry it as a bearer token.
 set -euo pipefail
 umask 077
 ulimit -c 0 # a core file would hold the job's keys
@@ -50,7 +50,7 @@ fi
 : "${EVALHPC_PORT:?the port to listen on}"
 # Where several copies share a node, each has GPUs of its own; a step sets its own list before this.
 [[ -z ${EVALHPC_GPUS:-} ]] || export CUDA_VISIBLE_DEVICES="$EVALHPC_GPUS"
-# SGLang on this job's GPUs.
+# SGLang on this job's GPUs. It asks for EVALHPC_SERVER_TOKEN.
 # --- several nodes: the first one publishes where it is, the others wait for that ---------------
 # A new folder on the shared file system, the same on all nodes; the step's variables carry it.
 : "${EVALHPC_RENDEZVOUS:?a new folder that all nodes see}"
@@ -137,8 +137,15 @@ if ((node_rank == 0)); then
   publish "$head_ip:$head_port"
 fi
 head=$(await_head)
+# As an argument its key would be seen by all users of the node, so it becomes one in Python only.
+launcher='
+import os, runpy, sys
+token = os.environ.get("EVALHPC_SERVER_TOKEN")
+sys.argv += ["--api-key", token] if token else []
+runpy.run_module("sglang.launch_server", run_name="__main__", alter_sys=True)
+'
 server=(
-  python3 -m sglang.launch_server
+  python3 -c "$launcher"
   --model-path='/models/our model'
   --served-model-name='our model'
   --host="$EVALHPC_HOST" --port="$EVALHPC_PORT"

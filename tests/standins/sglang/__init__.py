@@ -1,0 +1,1 @@
+"""Stands in for SGLang where a test is about how it is started."""
