@@ -76,6 +76,24 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(fd, "rb")
 
 
+def look_anew(folder: Path) -> frozenset[str]:
+    """The names in `folder` as its server has them; none where there is no such folder.
+
+    NFS believes for up to a minute that a file is absent which was so at the last look; listing
+    the folder ends that. Raises StorageError.
+    """
+    with storage_errors(folder):
+        try:
+            return frozenset(path.name for path in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a name, also if this node has just seen none. Raises StorageError."""
+    return os.path.lexists(path) or path.name in look_anew(path.parent)
+
+
 def temporary_name(path: Path) -> Path:
     """A fresh hidden name beside `path`, so that a rename stays within the file system."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")

@@ -19,7 +19,7 @@ from evalhpc.core.planning import (
 )
 from evalhpc.core.sampling import sampling_config
 from evalhpc.errors import StorageError
-from evalhpc.storage.atomic import file_hash, write_text
+from evalhpc.storage.atomic import file_hash, is_there, look_anew, write_text
 from evalhpc.storage.requests_file import RequestWriter, read_requests
 from evalhpc.workflow.record.jobs import rounds_since_resume
 from evalhpc.workflow.record.records import read_record
@@ -180,10 +180,8 @@ def load_plan(run: Run, round_: int) -> RoundPlan:
 
 def planned_rounds(run: Run) -> list[int]:
     """The rounds that have a complete plan, in order."""
-    if not run.paths.plan.is_dir():
-        return []
-    numbers = (int(p.name) for p in run.paths.plan.iterdir() if p.name.isdigit())
-    return sorted(n for n in numbers if run.paths.round_units(n).is_file())
+    numbers = (int(name) for name in look_anew(run.paths.plan) if name.isdigit())
+    return sorted(n for n in numbers if is_there(run.paths.round_units(n)))
 
 
 def begun(run: Run, round_: int) -> bool:

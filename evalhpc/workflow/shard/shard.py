@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import uvloop
 
 from evalhpc.errors import EndpointError, IncompleteError
+from evalhpc.storage.atomic import is_there
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answer.answering import answer
 from evalhpc.workflow.answer.desk import Desk
@@ -42,7 +43,7 @@ def run_shard(run: Run, round_: int, shard: int) -> WorkCounts:
     FutileError: others failed alike, or this one was started too often.
     """
     total = WorkCounts()
-    if run.paths.cancelled.exists():
+    if is_there(run.paths.cancelled):
         log.info("shard %d: the run was cancelled", shard)
         return total
     answering = answering_round(run, round_)

@@ -10,7 +10,7 @@ from typing import Any
 
 from evalhpc.errors import BudgetError, ClusterError, StorageError, UsageError
 from evalhpc.slurm.gate import Slurm
-from evalhpc.storage.atomic import write_text
+from evalhpc.storage.atomic import is_there, write_text
 from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect.collect import note_failure
 from evalhpc.workflow.faults.excluded_nodes import carried_over
@@ -72,7 +72,7 @@ def _may_be_over(run: Run) -> bool:
 
 def cancel(run: Run) -> int:
     """End every active job of the run and keep its answers; returns how many were ended."""
-    if run.paths.certificate.exists():
+    if is_there(run.paths.certificate):
         raise UsageError(
             "the run is complete: there is nothing to cancel",
             hint=f"evalhpc results {run.word}",
@@ -117,7 +117,7 @@ def resume(run: Run, max_gpu_hours: float | None = None) -> list[Job]:
     `max_gpu_hours` replaces the run's budget, of which what it has used is a part.
     """
     refuse_moved(run)
-    if run.paths.certificate.exists():
+    if is_there(run.paths.certificate):
         raise UsageError(
             "the run is complete: there is nothing to resume",
             hint=f"evalhpc results {run.word}",

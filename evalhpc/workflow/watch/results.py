@@ -7,7 +7,7 @@ from typing import Any
 from evalhpc.config.yaml_files import load_yaml
 from evalhpc.errors import EvalhpcError, IncompleteError, IntegrityError, PartialError
 from evalhpc.models.certificate import Certificate
-from evalhpc.storage.atomic import file_hash
+from evalhpc.storage.atomic import file_hash, is_there
 from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.watch.status import run_status
@@ -43,7 +43,7 @@ def refuse_partial(run: Run) -> None:
 
 def read_certificate(run: Run) -> Certificate:
     """The certificate; raises IncompleteError while there is none, IntegrityError for another's."""
-    if not run.paths.certificate.is_file():
+    if not is_there(run.paths.certificate):
         raise _no_score(run)
     certificate = read_record(run.paths.certificate, Certificate)
     if certificate.run_hash != run.hash:

@@ -14,7 +14,7 @@ from evalhpc.core.acceptance import Outcome
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.states import UNKNOWN
-from evalhpc.storage.atomic import read_jsonl
+from evalhpc.storage.atomic import look_anew, read_jsonl
 from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.faults.excluded_nodes import excluded_nodes
 from evalhpc.workflow.faults.shard_failures import ShardFailure, shard_failures, silent_shards
@@ -105,6 +105,7 @@ class RunStatus(Frozen):
 
 def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
     """The status; without `slurm`, Slurm jobs that were recorded count as active."""
+    look_anew(run.paths.root)  # a run that is complete must not look as if it had stalled
     rounds = planned_rounds(run)
     round_ = rounds[-1] if rounds else 0
     recorded = recorded_jobs(run.paths)
