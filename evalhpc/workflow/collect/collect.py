@@ -12,7 +12,7 @@ from typing import Literal
 
 from evalhpc.core.acceptance import verdict
 from evalhpc.errors import EvalhpcError, FutileError, IncompleteError, StorageError
-from evalhpc.storage.atomic import write_text
+from evalhpc.storage.atomic import is_there, write_text
 from evalhpc.storage.locks import exclusive
 from evalhpc.storage.store import Store
 from evalhpc.workflow.collect.claim import StillSole, claimed_collector
@@ -98,10 +98,10 @@ def plan_first(run: Run, replicas: Replicas) -> Collected:
 
 def collect(run: Run, round_: int) -> Collected:
     """Decide what follows round `round_`, `alone`; a failure is also left in `failure.json`."""
-    if run.paths.cancelled.exists():
+    if is_there(run.paths.cancelled):
         log.info("the run was cancelled: nothing follows round %d", round_)
         return Collected("ended", round_)
-    if run.paths.certificate.exists():
+    if is_there(run.paths.certificate):
         log.info("the run is complete already")
         return Collected("ended", round_)
     rounds = planned_rounds(run)
