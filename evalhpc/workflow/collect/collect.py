@@ -31,7 +31,7 @@ from evalhpc.workflow.faults.shard_failures import failure_files
 from evalhpc.workflow.passes.live import bind, is_live_result, settle_answered
 from evalhpc.workflow.passes.passes import load_outcome, run_pass
 from evalhpc.workflow.passes.settle import refuse_unsettled
-from evalhpc.workflow.record.jobs import AGAIN, launched, may_again
+from evalhpc.workflow.record.jobs import AGAIN, launched, launches, may_again
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.rounds import (
     asks_anew,
@@ -152,26 +152,22 @@ _LOST = "walltime, preemption, node failure, killed, or cancelled"
 
 
 def _unplanned(run: Run) -> Collected:
-    """The planning job ended before it could plan anything; raises where it has said why, or ended
-    so too often."""
-    kind = "shard" if run.plans_inline else "planning"
-    if not run.paths.failure.exists() and may_again(run.paths, int(run.plans_inline), kind):
+    """The planning job ended before it could plan anything; raises where it has said why, ended so
+    too often, or nobody here may submit it again."""
+    kind, first = ("shard", 1) if run.plans_inline else ("planning", 0)
+    said_why = run.paths.failure.exists()
+    if not said_why and run.spec.site.resubmit and may_again(run.paths, first, kind):
         why = f"planning ended without a plan and without a reason ({_LOST})"
         return Collected("unplanned", 1, again=why)
-    hint = f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}"
-    if run.paths.failure.exists():
-        raise IncompleteError(
-            "nothing was planned, so there is nothing to collect",
-            cause="the planning job failed, and has said why",
-            hint=hint,
-        )
-    error = FutileError(
-        f"not begun again: planning was submitted {1 + AGAIN} times, and ended each time before "
-        "anything was planned",
-        cause=_LOST,
-        hint=hint,
+    tries = launches(run.paths, first, kind)
+    error = (FutileError if tries > AGAIN else IncompleteError)(
+        "nothing was planned, so there is nothing to collect"
+        + (f": planning was submitted {tries} times, and not once more" if tries > AGAIN else ""),
+        cause=f"the planning job ended early: {_LOST}",
+        hint=f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}",
     )
-    note_failure(run, error)
+    if not said_why:
+        note_failure(run, error)
     raise error
 
 
@@ -268,7 +264,7 @@ def wants_array(run: Run, round_: int) -> bool:
 
 def _never_began(run: Run, round_: int) -> bool:
     """Whether an array was submitted, no shard has looked at the round, and one more may try."""
-    lost = launched(run.paths, round_) and not (begun(run, round_) or failure_files(run, round_))
+    lost = launched(run.paths, round_) and not _began(run, round_)
     return bool(lost) and may_again(run.paths, round_, "shard")
 
 
@@ -282,4 +278,8 @@ def _cut_off(run: Run, round_: int) -> bool:
         and load_plan(run, round_ - 1).requests == load_plan(run, round_).requests
     )
     disk = all(record["exit_code"] == StorageError.exit_code for record in ends)
-    return disk and not asked_again
+    return disk and _began(run, round_) and not asked_again
+
+
+def _began(run: Run, round_: int) -> bool:
+    return begun(run, round_) or bool(failure_files(run, round_))

@@ -100,8 +100,13 @@ def launched(paths: RunPaths, round_: int, kind: str = "shard") -> list[int]:
 
 def may_again(paths: RunPaths, round_: int, kind: str) -> bool:
     """Whether a run may submit by itself what was submitted for this round, and was lost."""
-    of_kind = [job for job in _since_resume(paths) if (job.kind, job.round) == (kind, round_)]
-    return sum(1 for job in of_kind if not job.offset) <= AGAIN
+    return launches(paths, round_, kind) <= AGAIN
+
+
+def launches(paths: RunPaths, round_: int, kind: str) -> int:
+    """How often that was submitted since the run was last resumed."""
+    since = [job for job in _since_resume(paths) if (job.kind, job.round) == (kind, round_)]
+    return sum(1 for job in since if not job.offset)  # arrays have parts
 
 
 def _since_resume(paths: RunPaths) -> list[Job]:
