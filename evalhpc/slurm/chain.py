@@ -18,7 +18,7 @@ class LeftBehind(ClusterError):
 
 @dataclass(frozen=True)
 class Step:
-    """One sbatch; `after_ok`, `after_any` and `after_begin` are keys of earlier steps."""
+    """One sbatch; `after_ok`, `after_any` and `after_begin` (arrays) are keys of earlier steps."""
 
     kind: str
     script: Path

@@ -106,7 +106,8 @@ class TestOnly:
 
 @dataclass(frozen=True)
 class Dependency:
-    """Jobs to wait for: those that must succeed, only end, or only have begun."""
+    """Jobs to wait for: those that must succeed, only end, or arrays of which one task must have
+    begun: their first, since Slurm cannot wait for any and for something else as well."""
 
     after_ok: tuple[int, ...] = ()
     after_any: tuple[int, ...] = ()
@@ -114,11 +115,12 @@ class Dependency:
 
     def __str__(self) -> str:
         kinds = (
-            ("afterok", self.after_ok),
-            ("afterany", self.after_any),
-            ("after", self.after_begin),
+            ("afterok", map(str, self.after_ok)),
+            ("afterany", map(str, self.after_any)),
+            ("after", (f"{job}_0" for job in self.after_begin)),
         )
-        return ",".join(f"{kind}:{':'.join(map(str, ids))}" for kind, ids in kinds if ids)
+        listed = ((kind, ":".join(ids)) for kind, ids in kinds)
+        return ",".join(f"{kind}:{ids}" for kind, ids in listed if ids)
 
 
 def default_partition(partitions: Iterable[Partition]) -> Partition | None:

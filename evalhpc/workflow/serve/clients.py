@@ -9,6 +9,7 @@ from evalhpc.http.balanced import BalancedClient, Client, LimitedClient
 from evalhpc.http.client import HttpClient
 from evalhpc.models.deployment import Existing
 from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve.moving import MovingClient
 from evalhpc.workflow.serve.replica import Endpoint
 
 
@@ -30,16 +31,19 @@ async def endpoint_clients(
 
 def _client(run: Run, name: str, endpoint: Endpoint, shards: int) -> Client:
     served = run.spec.served()[name]
-    copies: list[Client] = [
-        HttpClient(
+
+    def connect(url: str) -> Client:
+        return HttpClient(
             url,
             token=endpoint.token,
             connections=shards * (served.concurrency + 1),  # one for the canary
             timeout=run.spec.run.request_timeout,
             max_reply=int(run.spec.run.max_reply * 2**20),
         )
-        for url in endpoint.urls
-    ]
+
+    if endpoint.where is not None:
+        return MovingClient(endpoint.where, connect)
+    copies = [connect(url) for url in endpoint.urls]
     client = copies[0] if len(copies) == 1 else BalancedClient(copies)
     deployment = served.deployment
     if isinstance(deployment, Existing) and deployment.rate_limit is not None:

@@ -21,8 +21,9 @@ from evalhpc.models.deployment import Existing
 from evalhpc.models.runspec import Served
 from evalhpc.storage.atomic import write_text
 from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve.moving import Whereabouts
 from evalhpc.workflow.serve.server import HOST, Server, gpu_lists
-from evalhpc.workflow.serve.shared import SharedReplica
+from evalhpc.workflow.serve.shared_replica import SharedReplica
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Endpoint:
 
     urls: tuple[str, ...]  # each ends in /v1
     token: str | None
+    where: Whereabouts | None = None  # of one that moves, instead of its first URL
 
 
 class Replica(Protocol):
@@ -89,7 +91,9 @@ class Replicas:
             self._replicas[name].start()  # so that they load at the same time
         for name in wanted:
             if name not in self._ready:
-                self._ready[name] = Endpoint(*self._replicas[name].ready())
+                replica = self._replicas[name]
+                where = replica if isinstance(replica, SharedReplica) else None
+                self._ready[name] = Endpoint(*replica.ready(), where)
         return {name: self._ready[name] for name in wanted}
 
     def death(self) -> EndpointError | None:

@@ -113,6 +113,18 @@ def test_a_chain_that_waits_for_a_later_step_is_a_mistake_of_ours() -> None:
     assert fake.calls == []
 
 
+def test_of_an_array_that_serves_others_the_first_task_is_waited_for() -> None:
+    """`after:ID` alone would wait until every task of it has begun."""
+    steps = [
+        Step("planning", Path("/r/planning.sbatch")),
+        Step("deploy", Path("/r/deploy.sbatch"), after_ok=("planning",)),
+        Step("shard", Path("/r/shard.sbatch"), after_ok=("planning",), after_begin=("deploy",)),
+    ]
+    fake = FakeSlurm(sbatch_test="", sbatch=["11\n", "12\n", "13\n"])
+    submit_chain(fake.gate(), steps, Book())
+    assert "--dependency=afterok:11,after:12_0" in fake.named("sbatch")[-1]
+
+
 def test_parts_of_one_kind_are_judged_once_and_waited_for_together() -> None:
     """Several arrays of shards: one trial, a submission each, a collector after all of them."""
     parts = [

@@ -17,9 +17,10 @@ from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import Interrupted, Received
 from evalhpc.workflow.record.tokens import drop_token, make_token, read_token
 from evalhpc.workflow.serve import herald as herald_module
-from evalhpc.workflow.serve import shared
+from evalhpc.workflow.serve import shared, shared_replica
 from evalhpc.workflow.serve.herald import Herald
-from evalhpc.workflow.serve.shared import SharedReplica, call_answered, published
+from evalhpc.workflow.serve.shared import call_answered, published
+from evalhpc.workflow.serve.shared_replica import SharedReplica
 from tests.factories import make_spec
 
 URLS = {"model": "http://192.0.2.1:1/v1"}
@@ -31,8 +32,9 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home of its own; a second lasts a hundredth; every server is proved at once."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(pulse, "BEAT", 0.01)
-    monkeypatch.setattr(shared, "LOOK", 0.01)
-    monkeypatch.setattr(shared, "SETTLED", 0.3)
+    for module in (shared, shared_replica):
+        monkeypatch.setattr(module, "LOOK", 0.01)
+        monkeypatch.setattr(module, "SETTLED", 0.3)
     monkeypatch.setattr(herald_module, "node_name", lambda: "n1")
 
     def proved(
@@ -41,7 +43,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alive()
         return 0.0
 
-    monkeypatch.setattr(shared, "wait_ready", proved)
+    monkeypatch.setattr(shared_replica, "wait_ready", proved)
 
 
 def make_run(folder: Path, **deploy: object) -> Run:
@@ -171,9 +173,11 @@ def test_shards_of_a_job_that_went_silent_end(run: Run) -> None:
         herald.serves(URLS)
         replica.ready()
         herald.silence()
-        replica._looked -= 1
-        replica._moved -= 1
-        death = replica.death()
+        death = None
+        for _ in range(500):
+            if death := replica.death():
+                break
+            threading.Event().wait(0.01)
     assert death is not None
     assert "went silent" in death.what
     assert death.transient
