@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from evalhpc.causes.table import SIGNALLED, of_exit
 from evalhpc.containers.explain import explain
 from evalhpc.models.base import Frozen
 
@@ -94,6 +95,8 @@ def _exit_reason(outcome: Outcome) -> tuple[str, str, str]:
             "it keeps data or logs in its output folder, or runs wild",
             f"{look}; then submit again with --set run.max_output=GIB, or max_output_files=N",
         )
+    signal = -outcome.exit_code if outcome.exit_code < 0 else outcome.exit_code - SIGNALLED
+    ended = of_exit(0, signal) if signal > 0 else None
     in_image = explain("\n".join(outcome.log_tail))
     absent = outcome.exit_code == NOT_FOUND or "No module named" in "".join(outcome.log_tail[-1:])
     tail = "\n".join(f"  | {line}" for line in outcome.log_tail)
@@ -103,6 +106,9 @@ def _exit_reason(outcome: Outcome) -> tuple[str, str, str]:
     if in_image:
         said, cause, step = in_image
         return what, f"the image did not start: {cause or said}", step or look
+    if ended is not None:
+        what = what.replace(f"exited with code {outcome.exit_code}", f"ended (signal {signal})", 1)
+        return what, ended.cause, look
     return (
         what,
         "the harness is not installed in the Python or image that runs it"

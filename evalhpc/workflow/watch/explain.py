@@ -119,11 +119,21 @@ def explain_run(run: Run, answers: JobAnswers, target: Target = WHOLE) -> Explan
 def explain_status(
     run: Run, status: RunStatus, records: Mapping[int, Sequence[JobRecord]]
 ) -> Finding | None:
-    """The likeliest cause of a run that stands still, for `status`; `records`: what Slurm said."""
+    """The likeliest cause of a run that stands still, for `status`; `records`: what Slurm said.
+
+    Of one that goes on, why a job of it waits that will not start by itself.
+    """
     if not _stands(status):
-        return None
+        held = [one for one in placed(run, from_jobs(_pending(records))) if one.rank < CODE]
+        return held[0] if held else None
     found = placed(run, _findings(run, status, records, log_evidence(run), WHOLE))
     return found[0] if found and found[0].rank < CODE else None
+
+
+def _pending(
+    records: Mapping[int, Sequence[JobRecord]],
+) -> dict[int, list[JobRecord]]:
+    return {n: [task for task in tasks if task.state == "PENDING"] for n, tasks in records.items()}
 
 
 def _stands(status: RunStatus) -> bool:

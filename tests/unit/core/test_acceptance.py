@@ -49,3 +49,11 @@ def test_anything_else_fails_with_its_reason(change: dict[str, Any], said: str) 
     assert said in what
     assert cause
     assert hint
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_harness_that_a_signal_ended_is_not_blamed_for_its_task(code: int) -> None:
+    """Killed for its memory, most often, as its own child or as its shell's."""
+    what, cause, _ = failure_reason(Outcome(**{**GOOD, "exit_code": code}))
+    assert "ended (signal 9)" in what
+    assert "memory" in cause

@@ -216,6 +216,34 @@ def test_status_says_the_likeliest_cause_of_a_run_that_stands(traces: Traces) ->
     assert explain_status(traces.run, run_status(traces.run, answers), traces.states) is None
 
 
+@pytest.mark.parametrize(
+    "reason", ["JobHeldUser", "InvalidAccount", "QOSMaxWallDurationPerJobLimit"]
+)
+def test_status_says_why_a_job_will_not_start_by_itself(traces: Traces, reason: str) -> None:
+    """The run has not ended, and would wait for ever; one that has its turn to come is fine."""
+    traces.job("planning", 5, "PENDING", reason=reason)
+    traces.job("shard", 6, "PENDING", reason="Dependency")
+    answers = JobAnswers(None, ())
+    answers.known = traces.states
+    first = explain_status(traces.run, run_status(traces.run, answers), traces.states)
+    assert first == traces.explained().findings[0]
+    assert first is not None
+    assert reason in first.what
+    traces.states[5] = [JobRecord(5, state="PENDING", reason="Priority")]
+    assert explain_status(traces.run, run_status(traces.run, answers), traces.states) is None
+
+
+def test_an_interpreter_that_the_node_lacks_is_named(traces: Traces) -> None:
+    """Not only that some program was not found."""
+    traces.job("planning", 5, "FAILED", exit_code=127, node_list="n1")
+    traces.log(
+        "planning-5.log", "/spool/slurm_script: line 40: /e/bin/python3: No such file or directory"
+    )
+    first = traces.explained().findings[0]
+    assert "lacks the interpreter" in first.cause
+    assert "/e/bin/python3" in first.what
+
+
 def test_a_node_without_the_run_directory_is_named_by_slurms_signal(traces: Traces) -> None:
     """There is no log then; in `status` too, before what Slurm cancelled for it."""
     traces.job("planning", 5, "FAILED", signal=53, node_list="n1")
