@@ -13,8 +13,8 @@ from shlex import join
 _SOURCE = Path(__file__).with_name("disk.c")
 #: The numbers of its `struct control`, in their order.
 NUMBERS = ("latency", "stalled", "growth", "change", "any", "late", "handles")
-#: Seconds for which a node believes what it knows of names, sizes and folders.
-CACHED = 3
+#: Seconds; NFS has 3 to 60, for leases that last longer than those of the tests.
+CACHED = 3.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,12 @@ class Disk:
     folder: Path
     tools: Path
 
-    def build(self, *, locks: str = "shared") -> None:
-        """Compile the server and write `mount`, which mounts it where it is run."""
+    def build(self, *, cached: float = CACHED, locks: str = "shared") -> None:
+        """Compile the server and write `mount`, which mounts it where it is run.
+
+        `cached`: seconds for which a node believes what it knows of names and sizes. `locks`:
+        `shared` by all nodes, `local` to each, or `none`.
+        """
         self.tools.mkdir(exist_ok=True)
         server = self.tools / "disk"
         subprocess.run(
@@ -37,7 +41,7 @@ class Disk:
             check=True,
         )  # fmt: skip
         self._control.write_bytes(bytes(8 * len(NUMBERS)))
-        timeouts = ",".join(f"{what}_timeout={CACHED}" for what in ("attr", "entry", "negative"))
+        timeouts = ",".join(f"{what}_timeout={cached}" for what in ("attr", "entry", "negative"))
         words = [server, self.folder, self.folder, self._control, locks, "-o", timeouts]
         self.mount.write_text(f"#!/bin/sh\nexec {join(map(str, words))}\n")
         self.mount.chmod(0o755)
@@ -72,3 +76,12 @@ class Disk:
         at = 8 * NUMBERS.index("handles")
         (number,) = struct.unpack_from("<q", self._control.read_bytes(), at)
         self.put(handles=number + 1)
+
+
+def why_none() -> str:
+    """Why this machine cannot have one, or ""."""
+    if not Path("/dev/fuse").exists():
+        return "this kernel has no FUSE"
+    if not Path("/usr/include/fuse3/fuse.h").exists():
+        return "missing packages: libfuse3-dev; run: scripts/devcluster install --containers"
+    return ""
