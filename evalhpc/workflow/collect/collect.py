@@ -43,6 +43,7 @@ from evalhpc.workflow.record.rounds import (
     unanswered,
 )
 from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.signals import Interrupted
 from evalhpc.workflow.serve.replica import Replicas
 from evalhpc.workflow.slices.harness import check_prompts
 from evalhpc.workflow.slices.listing import is_sliced
@@ -172,8 +173,9 @@ def _unplanned(run: Run) -> Collected:
 
 
 def note_unless_passing(run: Run, kind: str, error: Exception) -> None:
-    """`note_failure` of what ended a job; a file system that may be back soon is none yet."""
-    if may_pass(error):
+    """`note_failure` of what ended a job, but for a file system that may be back soon, and for a
+    job that was asked to end."""
+    if may_pass(error) or isinstance(error, Interrupted):
         return
     if not isinstance(error, EvalhpcError):
         error = EvalhpcError(f"the {kind} failed: {error!r}", cause="a bug of evalhpc")

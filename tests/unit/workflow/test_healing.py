@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,7 +218,7 @@ def test_a_killed_collectors_next_life_does_not_wait_for_its_lease(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     dead = LeaseBook(run.paths.collector_leases, claim._worker(), 60)
     assert dead.next_unit([0]) == 0
-    monkeypatch.setattr(claim.time, "sleep", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     with alone(run) as still_sole:
         still_sole()
     assert not dead.still_mine(0)
