@@ -54,6 +54,8 @@ TABLES = ("content_types", "journals")
 #: The directory's b: about so many keys share a prefix, until it has its most bits.
 KEYS_A_PREFIX = 4
 MOST_PREFIX_BITS = 16
+#: What h5py and numpy raise for bytes that are no store, or no longer one.
+_UNREADABLE = (OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError, MemoryError)
 #: Rows of an index that are checked at a time when a store is opened.
 CHECKED_ROWS = 1 << 16
 
@@ -101,7 +103,7 @@ def read_layout(path: Path, run_hash: str) -> Layout:
             return layout
     except PermissionError as error:
         raise storage_error(path, error) from error
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise not_a_store(path, str(error)) from error
 
 
@@ -110,7 +112,10 @@ def _layout(file: h5py.File) -> Layout:
     layout = Layout.empty()
     layout.answers = answers
     for name in TABLES:
-        setattr(layout, name, decode_meta(file[name][()].tobytes()))
+        table = decode_meta(file[name][()].tobytes())
+        if not (isinstance(table, list) and all(isinstance(text, str) for text in table)):
+            raise ValueError(f"`{name}` is no list of texts")
+        setattr(layout, name, table)
     expected: dict[str, tuple[tuple[int, ...], str]] = {
         name: ((answers, width) if width else (answers,), kind)
         for name, (kind, width) in (COLUMNS | BY_KEY).items()
@@ -145,6 +150,8 @@ def _check_index(file: h5py.File, layout: Layout) -> None:
             raise ValueError("a key has no row")
         if file["content_type"][at : at + CHECKED_ROWS].max() >= len(layout.content_types):
             raise ValueError("a content type is missing")
+        if file["journal"][at : at + CHECKED_ROWS].max() >= len(layout.journals):
+            raise ValueError("the name of a journal is missing")
 
 
 def offset_of(dataset: h5py.Dataset) -> int:
@@ -160,7 +167,7 @@ def stored_run(path: Path) -> str:
             return _attribute(file, "run_hash")
     except PermissionError as error:
         raise storage_error(path, error) from error
-    except (OSError, KeyError) as error:
+    except _UNREADABLE as error:
         raise not_a_store(path, str(error)) from error
 
 

@@ -6,12 +6,12 @@ import argparse
 import math
 import sys
 
-from tests.fuzz import configuration, http_messages, scripts, stored_files
+from tests.fuzz import configuration, http_messages, scripts, stored_files, stores
 from tests.fuzz.target import run
 
 TARGETS = {
     target.name: target
-    for room in (configuration, stored_files, http_messages, scripts)
+    for room in (configuration, stored_files, stores, http_messages, scripts)
     for target in room.TARGETS
 }
 

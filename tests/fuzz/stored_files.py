@@ -25,7 +25,7 @@ from tests.fuzz.target import Target, scratch
 RUN = "ab" * 32
 _SEED = header_seed(file_header("journal", RUN))
 _KEYS = [make_key(bytes([n]) * 16, n) for n in range(4)]
-_ANSWERS = [
+ANSWERS = [
     (_KEYS[0], Answer(200, "application/json", b'{"choices": []}', 0.5, 1)),
     (_KEYS[1], Answer(400, "", b"", 0.25, 2)),
     (_KEYS[2], Answer(200, "text/plain", FRAME_MAGIC + b"x" * 200, 0.125, 3)),
@@ -44,10 +44,10 @@ _PIECES = [FRAME_MAGIC, FRAME_MAGIC * 20, b"evalhpc\n", b"\0" * FRAME_HEADER_BYT
 
 def _honest_journals() -> list[bytes]:
     path, found = scratch("stored_files") / "honest", []
-    for count in (0, 1, len(_ANSWERS)):
+    for count in (0, 1, len(ANSWERS)):
         path.unlink(missing_ok=True)
         with JournalWriter.create(path, RUN) as writer:
-            for key, answer in _ANSWERS[:count]:
+            for key, answer in ANSWERS[:count]:
                 writer.append(key, answer)
         found.append(path.read_bytes())
     return [*found, found[-1] + found[-1][104:], file_header("journal", "cd" * 32)]
@@ -67,9 +67,9 @@ def _journal(data: bytes) -> None:
     path.write_bytes(data)
     with suppress(EvalhpcError):
         for item in read_journal(path, RUN):
-            assert isinstance(item, Damage) or item in _ANSWERS
+            assert isinstance(item, Damage) or item in ANSWERS
     with suppress(EvalhpcError):
-        assert all(item in _ANSWERS for item in JournalFollower(path, RUN).new())
+        assert all(item in ANSWERS for item in JournalFollower(path, RUN).new())
 
 
 def _merge(data: bytes) -> None:
@@ -81,8 +81,8 @@ def _merge(data: bytes) -> None:
         merge_journals([scratch("stored_files") / "honest", journal], out, RUN)
         with Store.open(out, RUN) as store:
             store.verify()
-            assert len(store) == len(_ANSWERS)
-            for key, answer in _ANSWERS:
+            assert len(store) == len(ANSWERS)
+            for key, answer in ANSWERS:
                 assert store.get(key) == answer
 
 

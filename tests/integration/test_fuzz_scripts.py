@@ -1,9 +1,10 @@
-"""A little of scripts/fuzz: rendered scripts with any text in any field, run in a sandbox."""
+"""A little of scripts/fuzz that needs processes: rendered scripts, run in a sandbox, and HDF5."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.fuzz import stores
 from tests.fuzz.scripts import TARGETS
 from tests.fuzz.target import Target, run
 
@@ -16,3 +17,10 @@ def test_made_up_texts_reach_no_shell(target: Target) -> None:
     outcome = run(target, INPUTS[target.name], 1)
     assert outcome.finding == ""
     assert outcome.inputs >= 20
+
+
+def test_made_up_stores_do_not_take_the_process_down() -> None:
+    """HDF5 reads them in a process of its own: read as they were written, or refused."""
+    outcome = run(stores.TARGETS[0], 400, 1)
+    assert outcome.finding == ""
+    assert outcome.inputs == 400

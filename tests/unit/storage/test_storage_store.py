@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,13 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
     whole = out.read_bytes()
     for bad in (whole[:-1000], b"hello", b""):
         out.write_bytes(bad)
+        with pytest.raises(IntegrityError, match="not a store"):
+            Store.open(out, RUN)
+    for name, bad_table in (("journals", b"[]"), ("content_types", b"1.5e0"), ("journals", b"[5]")):
+        out.write_bytes(whole)
+        with h5py.File(out, "r+") as file:
+            del file[name]
+            file[name] = np.frombuffer(bad_table, "u1")
         with pytest.raises(IntegrityError, match="not a store"):
             Store.open(out, RUN)
     with h5py.File(out, "w") as file:
