@@ -104,7 +104,7 @@ def submit(wait: bool, dry_run: bool, no_preflight: bool, as_json: bool, **optio
         return
     run = prepared.run
     starts = []
-    with prepared.undone_on_failure():
+    with prepared.submitting():
         if not no_preflight:
             _warn(preflight(run, os.environ, wish))
         found = estimated(run, os.environ)

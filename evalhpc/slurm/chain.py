@@ -71,7 +71,7 @@ def submit_chain(
             ids[step.key] = _submit(slurm, step, ids)
             record(step, ids[step.key])
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(_roll_back(slurm, ids)[0]) from interrupt
+        raise _interrupted(slurm, ids) from interrupt
     except Exception as error:
         outcome, undone = _roll_back(slurm, ids)
         raise _failed(step, error, outcome, undone=undone) from error
@@ -108,6 +108,18 @@ def _roll_back(slurm: Slurm, ids: dict[str, int]) -> tuple[str, bool]:
             f"scancel {' '.join(newest_first)}"
         ), False
     return f"cancelled what was submitted before: {', '.join(newest_first)}", True
+
+
+def _interrupted(slurm: Slurm, ids: dict[str, int]) -> BaseException:
+    """Ctrl-C once more while the chain is undone leaves what a controller that is away leaves."""
+    try:
+        outcome, undone = _roll_back(slurm, ids)
+    except KeyboardInterrupt:
+        left = " ".join(str(job_id) for job_id in reversed(ids.values()))
+        outcome, undone = f"not all was cancelled: scancel {left}", False
+    if undone:
+        return KeyboardInterrupt(outcome)
+    return LeftBehind(f"interrupted, and {outcome}", cause="you did not wait for Slurm's answer")
 
 
 def _failed(step: Step, error: Exception, outcome: str, *, undone: bool) -> EvalhpcError:

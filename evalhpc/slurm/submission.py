@@ -42,7 +42,10 @@ class Submission:
 
     def withdraw(self) -> None:
         """Cancel whatever of this submission is in the queue: sbatch was cut off."""
-        self._cancel(self._look())
+        try:
+            self._cancel(self._look())
+        except KeyboardInterrupt as again:
+            raise self._lost("interrupted before Slurm could be asked") from again
 
     def _once(self, argv: Sequence[str]) -> int:
         self._tries += 1
@@ -61,15 +64,15 @@ class Submission:
             try:
                 found = self._marked_jobs()
             except ClusterError as error:
-                raise self._lost(error) from error
+                raise self._lost(error.what) from error
             if found:
                 return found
         return []
 
-    def _lost(self, error: ClusterError) -> LostJob:
+    def _lost(self, why: str) -> LostJob:
         return LostJob(
-            f"nobody can say whether Slurm took the job: {error.what}",
-            cause="the controller went away while it was being asked",
+            f"nobody can say whether Slurm took the job: {why}",
+            cause="the controller went away while it was being asked, or you did not wait for it",
             hint=f"squeue --me --states=all -O JobID,Comment:90 | grep {self.token}; "
             "scancel the job if it is there, then submit again",
         )

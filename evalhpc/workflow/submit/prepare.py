@@ -32,7 +32,8 @@ from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import MODEL_ENDPOINT, Suite
 from evalhpc.paths import RunPaths
 from evalhpc.slurm.chain import LeftBehind
-from evalhpc.storage.atomic import storage_errors, write_text
+from evalhpc.storage.atomic import is_there, storage_errors, sync_folder, write_text
+from evalhpc.storage.locks import exclusive
 from evalhpc.workflow.record.image_sites import stored_images
 from evalhpc.workflow.record.image_use import image_warnings
 from evalhpc.workflow.record.provenance import write_provenance
@@ -44,8 +45,9 @@ from evalhpc.workflow.submit.wish import Wish
 from evalhpc.workflow.watch.listing import ROOT_VARIABLE, expanded
 
 DEMO_SUITE = "demo"
-#: The directory itself was made, or filled, or it was rendered before and now got jobs.
-Undo = Literal["folder", "contents", "jobs"]
+#: The directory itself was made, or filled, or it was rendered before.
+Undo = Literal["folder", "contents", "nothing"]
+_BUSY = "another evalhpc command is at work on this run"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,24 @@ class Prepared:
     run: Run
     undo: Undo  # what goes again when the submission fails
     warnings: tuple[str, ...] = ()  # of the checkpoint: what does not stop a run
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """Within the block, the one submission that this directory ever has; undone if it fails.
+
+        StorageError for a second one at the same time, which undoes nothing.
+        """
+        paths = self.run.paths
+        _begin_submission(self.run)
+        try:
+            with self.undone_on_failure(), exclusive(paths.control_lock, _BUSY, wait=60):
+                _refuse_mixed(self.run)
+                yield
+        except LeftBehind:
+            raise
+        except BaseException:
+            paths.jobs.unlink(missing_ok=True)  # it is only rendered again
+            raise
 
     @contextmanager
     def undone_on_failure(self) -> Iterator[None]:
@@ -85,9 +105,6 @@ class Prepared:
             shutil.rmtree(root, ignore_errors=True)
         elif self.undo == "contents":
             _empty(root)
-        else:
-            # The jobs of a submission that failed were cancelled: it is only rendered again.
-            self.run.paths.jobs.unlink(missing_ok=True)
 
 
 def prepare(wish: Wish, environ: Mapping[str, str]) -> Prepared:
@@ -98,7 +115,9 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Prepared:
         _refuse_placeholders(root)
     undo = _claim(root, spec)
     prepared = Prepared(Run(RunPaths(root), spec, spec.digest()), undo, warnings)
-    with prepared.undone_on_failure():
+    with prepared.undone_on_failure(), exclusive(prepared.run.paths.control_lock, _BUSY):
+        if is_there(prepared.run.paths.jobs):
+            raise _submitted(prepared.run, same=True)
         fill_run(prepared.run, warnings)
     return prepared
 
@@ -185,19 +204,43 @@ def _claim(root: Path, spec: RunSpec) -> Undo:
     if not RunPaths(root).spec.is_file():
         raise StorageError(
             f"{root} exists and is no run directory",
-            cause="--run-dir names a folder with other files in it",
-            hint="choose another --run-dir",
+            cause="a folder with other files in it, or a submission that was killed at its start",
+            hint=f"ls -la {shell_word(str(root))}; choose another --run-dir, or remove it",
         )
     other = open_run(root)
-    if other.paths.jobs.exists():
-        same = other.hash == spec.digest()
+    if is_there(other.paths.jobs):
+        raise _submitted(other, same=other.hash == spec.digest())
+    return "nothing"  # rendered only: this submission takes it over
+
+
+def _begin_submission(run: Run) -> None:
+    """Make the record of jobs, which nobody else can from now on; StorageError if it is there."""
+    with storage_errors(run.paths.jobs):
+        try:
+            run.paths.jobs.open("x").close()
+            sync_folder(run.paths.root)
+        except FileExistsError:
+            raise _submitted(run, same=True) from None
+
+
+def _refuse_mixed(run: Run) -> None:
+    """Raises StorageError where another wish was rendered here between our scripts and our jobs."""
+    if open_run(run.paths.root).hash != run.hash:
         raise StorageError(
-            f"{root} holds {'this very run' if same else 'another run'}, submitted before",
-            cause="same model, suite and settings" if same else "--run-dir was used before",
-            hint=f"evalhpc status {other.word}"
-            + (f", evalhpc resume {other.word}, or --name for a second run" if same else ""),
+            f"{run.paths.root} was rendered anew meanwhile, for another run",
+            cause="two submissions with the same --run-dir",
+            hint="choose another --run-dir",
         )
-    return "jobs"  # rendered only: this submission takes it over
+
+
+def _submitted(run: Run, *, same: bool) -> StorageError:
+    root = run.paths.root
+    return StorageError(
+        f"{root} holds {'this very run' if same else 'another run'}, submitted before",
+        cause="same model, suite and settings" if same else "--run-dir was used before",
+        hint=f"evalhpc status {run.word}"
+        + (f", evalhpc resume {run.word}, or --name for a second run" if same else ""),
+    )
 
 
 def _refuse_others(root: Path) -> None:

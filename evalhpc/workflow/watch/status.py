@@ -199,7 +199,7 @@ def _is_active(job: Job, task: JobRecord) -> bool:
     """A job that Slurm has forgotten has ended; one just submitted may not be known yet."""
     if task.state == UNKNOWN:
         # Another machine's clock says nothing here; nor is its job likely to be that young.
-        return job.host == socket.gethostname() and time.time() - job.at < _SETTLED
+        return job.host == socket.gethostname() and 0 <= time.time() - job.at < _SETTLED
     return not task.terminal
 
 
@@ -214,7 +214,7 @@ def _state(
         return "cancelled"
     if failure is not None and not active:
         return "failed"
-    if not jobs:
+    if not jobs and not run.paths.jobs.exists():
         return "rendered"
     if not active:
         return "stalled"
@@ -316,6 +316,8 @@ def stall_cause(run: Run) -> str:
     """Why no job of the run is active any more, as far as that could be written down."""
     if _disk_is_full(run):
         return "the file system of the run is full: free some space"
+    if not recorded_jobs(run.paths):
+        return "it is just being submitted, or its submission was cut short"
     return "no job of this run is active any more: they ended early"
 
 

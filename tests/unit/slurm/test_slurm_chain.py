@@ -9,7 +9,7 @@ import pytest
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.process import Finished, ProcessFailed
 from evalhpc.slurm.chain import LeftBehind, Step, submit_chain
-from tests.slurm_fakes import FakeSlurm, message
+from tests.slurm_fakes import Answer, FakeSlurm, message
 
 OFFERS = {"scontrol_partition": "", "sinfo": ""}
 STEPS = [
@@ -93,6 +93,28 @@ def test_ctrl_c_undoes_the_chain() -> None:
     with pytest.raises(KeyboardInterrupt, match="12, 11"):
         submit_chain(fake.gate(), STEPS, Book(KeyboardInterrupt(), at=2))
     assert fake.named("scancel") == [["scancel", "12"], ["scancel", "11"]]
+
+
+@pytest.mark.parametrize(
+    "scancel", [message("scancel-no-controller"), KeyboardInterrupt()], ids=["away", "again"]
+)
+def test_ctrl_c_that_cannot_undo_the_chain_says_what_is_left(scancel: Answer) -> None:
+    """It is no keyboard interrupt any more: the run directory must stay, so that jobs are found."""
+    fake = FakeSlurm(sbatch_test="", sbatch=["11\n", "12\n"], scancel=scancel)
+    with pytest.raises(LeftBehind, match="scancel 12 11"):
+        submit_chain(fake.gate(), STEPS, Book(KeyboardInterrupt(), at=2))
+
+
+def test_ctrl_c_twice_while_sbatch_runs_says_that_a_job_may_be_left() -> None:
+    """Nobody has asked whether it was taken."""
+    fake = FakeSlurm(
+        sbatch_test="",
+        sbatch=["11\n", KeyboardInterrupt()],
+        squeue_me=KeyboardInterrupt(),
+        scancel="",
+    )
+    with pytest.raises(LeftBehind, match="nobody can say whether Slurm took the job"):
+        submit_chain(fake.gate(), STEPS, Book())
 
 
 def test_jobs_that_could_not_be_cancelled_are_named_with_the_command() -> None:

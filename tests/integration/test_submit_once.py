@@ -1,0 +1,86 @@
+"""One wish that is submitted twice, at the same time or after a submission that was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from evalhpc.errors import ClusterError, StorageError
+from evalhpc.paths import RunPaths
+from evalhpc.workflow.submit.prepare import Prepared, prepare
+from evalhpc.workflow.submit.wish import Wish
+from tests.integration.quick_site import write_quick_site
+from tests.integration.test_local_path import evalhpc
+from tests.models.checkpoints import write_hf
+
+SUBMITTED = "this very run, submitted before"
+
+
+@pytest.fixture
+def wish(tmp_path: Path) -> Wish:
+    """A run in `tmp_path`/run."""
+    model = write_hf(tmp_path / "tiny", tokenizer=False)
+    os.utime(model, (1, 1))
+    return Wish(
+        site=str(write_quick_site(tmp_path, "local")), model=str(model), tasks="lm-eval/ok",
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+
+
+def rendered_twice(wish: Wish) -> tuple[Prepared, Prepared]:
+    """Two submissions that are both through with their scripts."""
+    return prepare(wish, os.environ), prepare(wish, os.environ)
+
+
+def test_of_two_submissions_at_once_one_is_refused_and_undoes_nothing(wish: Wish) -> None:
+    """Neither the other's record nor the directory, although it had made that."""
+    first, second = rendered_twice(wish)
+    jobs = first.run.paths.jobs
+    with second.submitting():
+        jobs.write_text('{"kind": "planning"}\n')
+        with (
+            pytest.raises(StorageError, match="this very run, submitted before"),
+            first.submitting(),
+        ):
+            pytest.fail("two submissions")
+        with pytest.raises(StorageError, match="this very run, submitted before"):
+            prepare(wish, os.environ)
+    assert jobs.read_text() == '{"kind": "planning"}\n'
+
+
+def test_a_submission_that_fails_may_be_tried_again(wish: Wish) -> None:
+    """By the one that rendered the directory, or another: what it wrote of jobs is gone."""
+    first, second = rendered_twice(wish)
+    with pytest.raises(ClusterError), second.submitting():
+        raise ClusterError("refused")
+    with first.submitting():
+        assert first.run.paths.jobs.read_bytes() == b""
+
+
+def test_what_another_wish_rendered_meanwhile_is_not_submitted(wish: Wish) -> None:
+    """A run whose scripts and jobs are of two minds would be neither."""
+    first = prepare(wish, os.environ)
+    prepare(Wish(**{**vars(wish), "limit": 3}), os.environ)
+    with pytest.raises(StorageError, match="for another run"), first.submitting():
+        pytest.fail("submitted")
+
+
+def test_a_submission_that_was_killed_is_resumed_not_repeated(wish: Wish) -> None:
+    """Its jobs may be in the queue: only `resume` looks for them."""
+    words = ("--site", wish.site, "--model", wish.model, "--tasks", wish.tasks,
+             "--run-dir", wish.run_dir)  # fmt: skip
+    assert evalhpc("render", *words).returncode == 0
+    run = RunPaths(Path(str(wish.run_dir)))
+    run.jobs.touch()  # what a submission does before the first job is there
+    status = json.loads(evalhpc("status", run.root, "--json").stdout)
+    assert (status["state"], status["jobs"]) == ("stalled", [])
+    assert "its submission was cut short" in status["why"]
+    again = evalhpc("submit", *words)
+    assert again.returncode == 6, again.stderr
+    assert f"evalhpc resume {run.root}" in again.stderr
+    done = evalhpc("resume", run.root, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert run.certificate.exists()
