@@ -73,7 +73,7 @@ class Source:
             return
         importer = _installed(self.wish.runtime, self.environ)
         places = {"container.image_dir": str(folder)}
-        places |= scratch_folders(importer, self.environ, _configuration(self.environ))
+        places |= scratch_folders(importer, self.environ, enroot_configuration(self.environ))
         for key, place in places.items():
             _space(Path(place), self.wish.need, f"importing {self.reference}", key)
 
@@ -121,9 +121,14 @@ def _installed(runtime: str, environ: Mapping[str, str]) -> Importer:
     )
 
 
-def _configuration(environ: Mapping[str, str]) -> str:
+def enroot_folder(environ: Mapping[str, str]) -> Path:
+    """Where the administrator configures enroot."""
+    return Path(environ.get("ENROOT_SYSCONF_PATH", "/etc/enroot"))
+
+
+def enroot_configuration(environ: Mapping[str, str]) -> str:
     """What the administrator told enroot; empty where there is no enroot."""
-    folder = Path(environ.get("ENROOT_SYSCONF_PATH", "/etc/enroot"))
+    folder = enroot_folder(environ)
     texts = []
     for path in (folder / "enroot.conf", *sorted(folder.glob("enroot.conf.d/*.conf"))):
         try:

@@ -195,6 +195,8 @@ def _sizes(nodes: Sequence[Node]) -> str:
 def _container(found: Survey, chosen: Choice) -> Iterator[str]:
     for name, version in found.programs.items():
         yield f"# type -p {name}: {_clean(version)} (on {_clean(found.host)})"
+    for fact in found.containers:
+        yield f"# {_clean(fact)}"
     apptainer = [name for name in ("apptainer", "singularity") if name in found.programs]
     if found.pyxis:
         yield from _entry("runtime", "pyxis", "srun --help: --container-image")

@@ -13,6 +13,7 @@ from evalhpc.errors import ClusterError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.inventory import Association, Node
 from evalhpc.slurm.jobs import Limits, Partition
+from evalhpc.workflow.site.container_survey import container_facts
 
 #: Program → how it is asked for its version.
 _PROGRAMS = {
@@ -59,6 +60,7 @@ class Survey:
     free_cpus: Mapping[str, int] = field(default_factory=dict)  # of the nodes that were asked
     pyxis: bool = False
     programs: Mapping[str, str] = field(default_factory=dict)  # program → version
+    containers: tuple[str, ...] = ()  # what else is known of them, a line each
     folders: tuple[Folder, ...] = ()  # the home first
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,6 +69,7 @@ def survey(env: Mapping[str, str], slurm: Slurm | None = None) -> Survey:
     """Ask Slurm and this machine; raises ClusterError where Slurm does not say what it has."""
     gate = slurm or Slurm(env=env)
     missing: dict[str, str] = {}
+    programs = _programs(env)
     limits, nodes = gate.limits(), tuple(gate.nodes())
     user = env.get("USER") or env.get("LOGNAME") or ""
     return Survey(
@@ -79,7 +82,8 @@ def survey(env: Mapping[str, str], slurm: Slurm | None = None) -> Survey:
         associations=_associations(gate, limits, user, missing),
         free_cpus=_free_cpus(gate, nodes, missing),
         pyxis=_pyxis(gate, missing),
-        programs=_programs(env),
+        programs=programs,
+        containers=container_facts(env, programs),
         folders=_folders(env),
         missing=missing,
     )

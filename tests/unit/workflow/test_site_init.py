@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evalhpc import process
 from evalhpc.config.schema import drop_blank
 from evalhpc.config.sites import load_site
 from evalhpc.config.validation import validate
@@ -20,6 +22,7 @@ from evalhpc.models.site import Site
 from evalhpc.process import Finished
 from evalhpc.slurm.inventory import Association, Node, parse_associations, parse_nodes
 from evalhpc.slurm.jobs import Limits, Partition
+from evalhpc.workflow.site.container_survey import container_facts
 from evalhpc.workflow.site.draft import Draft, draft
 from evalhpc.workflow.site.init import refuse_overwriting, site_file, write_site
 from evalhpc.workflow.site.survey import Folder, Survey, filesystem_of, survey
@@ -202,6 +205,103 @@ def test_probes_that_fail_are_said_and_leave_the_rest(tmp_path: Path) -> None:
     assert draft(found, "lab").text
     with pytest.raises(ClusterError):
         survey(env, cluster(scontrol_config=denied).gate())
+
+
+class Programs:
+    """A stand-in for `process.run`: what programs on a login node print."""
+
+    def __init__(self, **said: Finished) -> None:
+        self.said = said
+
+    def __call__(self, argv: Sequence[str], **how: Any) -> Finished:
+        assert how["timeout"]
+        assert not how["check"]
+        return self.said[argv[0]]
+
+
+def finished(*, code: int = 0, out: str = "", error: str = "") -> Finished:
+    return Finished(("x",), code, out, error)
+
+
+@pytest.fixture
+def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Programs]:
+    """A login node with enroot's folders, and programs that all can be found."""
+    enroot = tmp_path / "enroot"
+    (enroot / "hooks.d").mkdir(parents=True)
+    (enroot / "enroot.conf").write_text(
+        "#ENROOT_DATA_PATH ${XDG_DATA_HOME}/enroot\n"
+        "ENROOT_CACHE_PATH /raid/cache-$(id -g)\nENROOT_RUNTIME_PATH=/run/enroot  \n"
+    )
+    programs = Programs(unshare=finished())
+    monkeypatch.setattr(process, "run", programs)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    return {"HOME": "/home/me", "PATH": "", "ENROOT_SYSCONF_PATH": str(enroot)}, programs
+
+
+def test_enroots_folders_and_hooks_are_shown(login: tuple[dict[str, str], Programs]) -> None:
+    """As configured, unexpanded: the environment before enroot.conf before its own defaults."""
+    env, _ = login
+    enroot = Path(env["ENROOT_SYSCONF_PATH"])
+    facts = container_facts({**env, "ENROOT_RUNTIME_PATH": "/mine"}, ["enroot"])
+    assert facts == (
+        "unshare --user --map-root-user true: user namespaces work",
+        "$ENROOT_RUNTIME_PATH: /mine",
+        f"{enroot}/enroot.conf: ENROOT_CACHE_PATH /raid/cache-$(id -g)",
+        f"{enroot}/enroot.conf has no ENROOT_DATA_PATH: ${{XDG_DATA_HOME}}/enroot",
+        f"ls {enroot}/hooks.d: none",
+        "without 98-nvidia.sh no GPU is seen in an image",
+    )
+    (enroot / "hooks.d" / "98-nvidia.sh").touch()
+    facts = container_facts(env, ["enroot"])
+    assert facts[1] == f"{enroot}/enroot.conf: ENROOT_RUNTIME_PATH /run/enroot"
+    assert facts[-1] == f"ls {enroot}/hooks.d: 98-nvidia"
+
+
+@pytest.mark.parametrize(
+    ("setuid", "starter", "allowed", "said"),
+    [
+        ("1", 0o4755, "yes", "setuid: images run without user namespaces"),
+        ("1", 0o4755, "no", "which .* does not allow: images run in user namespaces"),
+        ("1", 0o755, "yes", "not setuid: images run in user namespaces"),
+        ("1", None, "yes", "not setuid"),
+        ("0", None, "yes", "not setuid"),
+    ],
+)
+def test_apptainer_is_setuid_only_with_its_starter(
+    setuid: str, starter: int | None, allowed: str, said: str,
+    login: tuple[dict[str, str], Programs], tmp_path: Path,
+) -> None:  # fmt: skip
+    """What it was built for, the second package's program, and the administrator's consent."""
+    env, programs = login
+    path = tmp_path / "libexec" / "apptainer" / "bin" / "starter-suid"
+    if starter is not None:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        path.chmod(starter)
+    conf = tmp_path / "apptainer.conf"
+    conf.write_text(f"# allow setuid = maybe\nallow setuid = {allowed}\n")
+    programs.said["apptainer"] = finished(
+        out=f"PACKAGE_NAME=apptainer\nLIBEXECDIR={tmp_path}/libexec\n"
+        f"APPTAINER_CONF_FILE={conf}\nAPPTAINER_SUID_INSTALL={setuid}\n"
+    )
+    _, suid, cache = container_facts(env, ["apptainer"])
+    assert re.search(f"^apptainer buildcfg: .*{said}", suid), suid
+    assert cache == "$APPTAINER_CACHEDIR: not set, ${HOME}/.apptainer/cache"
+
+
+def test_programs_that_say_nothing_leave_the_file_valid(
+    login: tuple[dict[str, str], Programs],
+) -> None:
+    """No user namespaces, a program that hangs: said as such, in comments."""
+    env, programs = login
+    programs.said["unshare"] = finished(code=1, error="unshare: unshare failed: Not permitted\n")
+    programs.said["singularity"] = finished(code=124)
+    facts = container_facts({**env, "SINGULARITY_CACHEDIR": "/c\n- x"}, ["bwrap", "singularity"])
+    assert "failed: Not permitted: only setuid programs can run images" in facts[0]
+    assert "no answer, so whether it is setuid is unknown" in facts[1]
+    assert container_facts(env, ["ch-convert"]) == ()
+    drafted, _ = made(programs={"bwrap": "0.8"}, containers=facts)
+    assert "# $SINGULARITY_CACHEDIR: /c - x\n" in drafted.text
 
 
 def test_nodes_are_read_as_sinfo_prints_them() -> None:
