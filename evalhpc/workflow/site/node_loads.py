@@ -54,7 +54,7 @@ def _loaded(run: Run, benchmark: Benchmark, *, isolated: bool, deadline: float) 
         hint = f"evalhpc site check {site} --node --tasks {task} gives it more time"
     else:
         path, kept = _log(run, benchmark)
-        error = load_failed(site, benchmark, told, path)
+        error = load_failed(run.spec.site, benchmark, told, path)
         why, hint = f"{error.what}; {error.cause}", error.hint + (f"; log: {path}" if kept else "")
     return NodeLoaded(
         benchmark=benchmark.name, isolated=isolated, seconds=seconds, why=why, hint=hint

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evalhpc.causes.table import Match, matches
 from evalhpc.errors import HarnessError
+from evalhpc.models.site import Site
 from evalhpc.models.stage import StagePass
 from evalhpc.models.suite import Benchmark
 from evalhpc.workflow.passes.harness_run import log_tail
@@ -61,6 +62,8 @@ def pass_failed(
             if fetched
             else "the stage folder lacks what the harness loads"
         )
+    elif match and match.entry.about == "network" and fetching:
+        cause = "this machine has no internet, or no name service"
     hint = _hint(match, fetching, fetched)
     return HarnessError(f"{what}{code}: {why}", cause=cause, hint=f"{hint}; log: {log}")
 
@@ -69,7 +72,9 @@ def load_failed(site: str, benchmark: Benchmark, told: StagePass | None, log: Pa
     """The error for a benchmark whose data a node could not load; `log` has what was said there."""
     match = next(iter(sorted(matches(_text(log)), key=_rank)), None)
     code = "" if told is None else f" (exit code {told.exit_code})"
-    again = f"evalhpc stage --site {site} --tasks {benchmark.harness}/{benchmark.task}"
+    again = f"evalhpc stage --site {site.name} --tasks {benchmark.harness}/{benchmark.task}"
+    if site.stage_dir is None:
+        again = f"set stage_dir in the site file (docs/stage.md), then {again}"
     if told is not None and told.exit_code == 0:
         return HarnessError("its harness asked nothing", cause="an empty task", hint=again)
     if match is None:
@@ -78,9 +83,7 @@ def load_failed(site: str, benchmark: Benchmark, told: StagePass | None, log: Pa
     unreached = match.entry.id in _UNREACHED
     return HarnessError(
         f"{_last(match, log)}{code}",
-        cause="the stage folder, as the node sees it, lacks what the harness loads"
-        if unreached
-        else match.entry.cause,
+        cause=f"{_place(site)} lacks what the harness loads" if unreached else match.entry.cause,
         hint=again if unreached else _remedy(match),
     )
 
@@ -95,6 +98,10 @@ def _hint(match: Match | None, fetching: bool, fetched: bool) -> str:
             else "evalhpc stage without --offline"
         )
     return _HINTS["network"] if match.entry.id in _UNREACHED else _remedy(match)
+
+
+def _place(site: Site) -> str:
+    return "the node's own cache" if site.stage_dir is None else "stage_dir, as the node sees it,"
 
 
 def _remedy(match: Match) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evalhpc.models.site import Site
 from evalhpc.models.stage import StagePass
 from evalhpc.models.suite import Benchmark
 from evalhpc.workflow.stage.errors import load_failed, pass_failed
@@ -82,6 +83,9 @@ def test_a_node_that_cannot_load_says_why(tmp_path: Path, said: str, what: str, 
     """There, an environment that lacks the harness counts as much as data that are missing."""
     log = tmp_path / "log"
     log.write_text(f"{said}\n")
-    error = load_failed("eos", SUMS, ENDED, log)
+    error = load_failed(Site(name="eos", stage_dir="/s"), SUMS, ENDED, log)
     assert what in error.what
     assert hint in error.hint
+    assert "set stage_dir" not in error.hint
+    if said == OFFLINE:
+        assert "set stage_dir" in load_failed(Site(name="eos"), SUMS, ENDED, log).hint
