@@ -68,7 +68,9 @@ def pass_failed(
     return HarnessError(f"{what}{code}: {why}", cause=cause, hint=f"{hint}; log: {log}")
 
 
-def load_failed(site: str, benchmark: Benchmark, told: StagePass | None, log: Path) -> HarnessError:
+def load_failed(
+    site: Site, benchmark: Benchmark, told: StagePass | None, log: Path
+) -> HarnessError:
     """The error for a benchmark whose data a node could not load; `log` has what was said there."""
     match = next(iter(sorted(matches(_text(log)), key=_rank)), None)
     code = "" if told is None else f" (exit code {told.exit_code})"

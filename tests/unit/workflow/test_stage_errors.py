@@ -86,6 +86,8 @@ def test_a_node_that_cannot_load_says_why(tmp_path: Path, said: str, what: str, 
     error = load_failed(Site(name="eos", stage_dir="/s"), SUMS, ENDED, log)
     assert what in error.what
     assert hint in error.hint
-    assert "set stage_dir" not in error.hint
+    assert "set stage_dir in the site file" not in error.hint
     if said == OFFLINE:
-        assert "set stage_dir" in load_failed(Site(name="eos"), SUMS, ENDED, log).hint
+        assert (
+            "set stage_dir in the site file" in load_failed(Site(name="eos"), SUMS, ENDED, log).hint
+        )
