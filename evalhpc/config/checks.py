@@ -14,6 +14,9 @@ from evalhpc.models.runspec import HarnessSpec
 from evalhpc.models.site import JobSize, RunSettings, Site
 from evalhpc.models.suite import Benchmark
 
+#: Seconds of silence that a worker which lives may need: two beats, and a file system that is busy.
+SHORTEST_LEASE = 5.0
+
 
 def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
     """Everything that would stop a run at this site, whatever its model and suite.
@@ -24,6 +27,7 @@ def check_site(site: Site, environ: Mapping[str, str]) -> list[EvalhpcError]:
         *_required(site, environ),
         *_one_line(site),
         *_times(site),
+        *_silence(site),
         *_variables(site, environ),
         *check_container(site, environ),
     ]
@@ -101,6 +105,16 @@ def _one_line(site: Site) -> Iterator[EvalhpcError]:
                 cause="it becomes one #SBATCH line",
                 hint=f"write slurm.{key} in one line",
             )
+
+
+def _silence(site: Site) -> Iterator[EvalhpcError]:
+    if site.run.lease_timeout < SHORTEST_LEASE:
+        yield UsageError(
+            f"run.lease_timeout is {site.run.lease_timeout:g} s, less than {SHORTEST_LEASE:g}",
+            cause="a worker gives a sign of life every 2 s; others would take it for dead, and its "
+            "work away, again and again",
+            hint="leave it out (60 s), or set it to ten times what the file system may stall",
+        )
 
 
 def _times(site: Site) -> Iterator[EvalhpcError]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evalhpc.core.quoting import shell_word
 from evalhpc.errors import StorageError
 from evalhpc.storage.atomic import storage_errors
 
@@ -62,7 +63,7 @@ def claimed(path: Path, busy: str) -> Iterator[None]:
             raise StorageError(
                 busy,
                 cause="it was started twice, or one was killed",
-                hint=f"wait for the other one to end; if there is none: rm {path}",
+                hint=f"wait for the other one to end; if there is none: rm {shell_word(str(path))}",
             ) from None
     try:
         yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evalhpc.core.failures import Attempt, Failed, above_limit, given_up
 from evalhpc.core.frames import FILE_HEADER_BYTES
+from evalhpc.core.quoting import shell_word
 from evalhpc.errors import IncompleteError
 from evalhpc.paths import attempt_of
 from evalhpc.storage.atomic import read_jsonl, write_text
@@ -58,8 +59,8 @@ def refuse_above_limit(run: Run, failed: Mapping[bytes, Failed]) -> None:
     raise IncompleteError(
         f"{what} failed for good{allowed}: there is no score",
         cause=_reasons(failed),
-        hint=f"less {run.paths.failures}; where the server can be helped: evalhpc resume "
-        f"{run.paths.root}; else submit again with --set run.max_failures={_round_up(share):g}",
+        hint=f"less {shell_word(str(run.paths.failures))}; where the server can be helped: "
+        f"evalhpc resume {run.word}; else submit again with --set run.max_failures={_round_up(share):g}",
     )
 
 

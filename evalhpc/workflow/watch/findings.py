@@ -8,7 +8,6 @@ from typing import Any
 
 from evalhpc.causes.table import Cause, ReasonCause, matches, of_exit, of_reason, table
 from evalhpc.core.acceptance import Outcome
-from evalhpc.core.quoting import shell_word
 from evalhpc.models.base import Frozen
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.workflow.faults.shard_failures import ShardFailure
@@ -167,7 +166,7 @@ def from_run(run: Run, status: RunStatus, error: str) -> Iterator[Finding]:
             cause="the file system of the run is full",
             rank=_CERTAIN,
             remedy=full.remedy,
-            what=f"df -h {run.paths.root}",
+            what=f"df -h {run.word}",
         )
 
 
@@ -240,7 +239,7 @@ def _rank(cause: Cause) -> int:
 
 def placed(run: Run, findings: Iterable[Finding]) -> list[Finding]:
     """Each cause once, with how often it was seen, in order; RUN is the run's directory."""
-    return placed_below(shell_word(str(run.paths.root)), findings)
+    return placed_below(run.word, findings)
 
 
 def placed_below(root: str, findings: Iterable[Finding]) -> list[Finding]:

@@ -170,6 +170,7 @@ def test_pass_through_copies_values_by_name() -> None:
         ),
         ({"resources": {"collect": {"time_min": "2:00"}}}, ConfigError, "no longer than slurm.sig"),
         ({"resources": {"shard": {"walltime": "2"}}}, ConfigError, "walltime: 2 is no longer"),
+        ({"run": {"lease_timeout": 4.9}}, UsageError, r"lease_timeout is 4\.9 s, less than 5"),
         ({"slurm": {"comment": "a\n#SBATCH --x"}}, ConfigError, "slurm.comment: "),
         ({"container": {"runtime": "pyxis"}}, ConfigError, "no image for 'lm-eval'"),
         ({"environment": {"pass_through": ["ABSENT"]}}, ConfigError, "not set in this shell: AB"),
