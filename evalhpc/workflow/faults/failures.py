@@ -60,7 +60,8 @@ def refuse_above_limit(run: Run, failed: Mapping[bytes, Failed]) -> None:
         f"{what} failed for good{allowed}: there is no score",
         cause=_reasons(failed),
         hint=f"less {shell_word(str(run.paths.failures))}; where the server can be helped: "
-        f"evalhpc resume {run.word}; else submit again with --set run.max_failures={_round_up(share):g}",
+        f"evalhpc resume {run.word}; else submit again with "
+        f"--set run.max_failures={_round_up(share):g}",
     )
 
 
