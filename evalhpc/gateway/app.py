@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -142,6 +143,7 @@ class PassGateway:
 
     def _probe(self, path: str) -> HttpReply | None:
         """`/models` is ours to answer: the name is the run's, whichever replica serves it."""
+        path = _as_text(path)
         entry = {"id": self.model_id, "object": "model", "created": 0, "owned_by": "evalhpc"}
         if path == "/models":
             return _json({"object": "list", "data": [entry]})
@@ -157,6 +159,11 @@ def _api_path(target: str) -> str:
     path, mark, query = target.partition("?")
     path = path.removeprefix(API_ROOT).rstrip("/") or "/"
     return f"{path}{mark}{query}"
+
+
+def _as_text(path: str) -> str:
+    """A path as people write it: clients send other letters than ASCII as bytes, or as %C3%A9."""
+    return unquote_to_bytes(path.encode("latin-1", "replace")).decode("utf-8", "replace")
 
 
 def _stub(request: HttpRequest, path: str) -> HttpReply:

@@ -10,7 +10,7 @@ from evalhpc.errors import EndpointError
 from evalhpc.http.descriptors import raise_descriptor_limit
 from evalhpc.http.messages import HttpRequest
 from evalhpc.http.server_connection import ServerConnection
-from evalhpc.http.service import Handler, Service
+from evalhpc.http.service import MOST_STRANGERS, Handler, Service
 
 _LOG = logging.getLogger(__name__)
 #: Connections that the kernel may hold for us; capped by net.core.somaxconn.
@@ -60,7 +60,10 @@ class HttpServer:
                          "closed without an answer", files)  # fmt: skip
         loop = asyncio.get_running_loop()
         secret = None if token is None else token.encode()
-        service = Service(handler, loop, secret, self._max_body, self._report)
+        service = Service(
+            handler, loop, secret, self._max_body, self._report,
+            min(MOST_STRANGERS, max(1, files // 2)),
+        )  # fmt: skip
         try:
             self._listener = await loop.create_server(
                 lambda: ServerConnection(service), host, port, backlog=_BACKLOG

@@ -57,7 +57,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self._transport = transport  # type: ignore[assignment]  # TCP servers give a Transport
-        self._service.connections.add(self)
+        self._service.meet(self)
         if self._service.closing:  # it came between the last accept and the close
             self._end()
 
@@ -70,10 +70,7 @@ class ServerConnection(MessageReader, asyncio.Protocol):
             self._task.cancel()
         if self._linger is not None:
             self._linger.cancel()
-        connections = self._service.connections
-        connections.discard(self)
-        if not connections:
-            self._service.emptied.set()
+        self._service.part(self)
 
     def pause_writing(self) -> None:
         """The client takes its answers too slowly: start no further one."""
@@ -150,6 +147,8 @@ class ServerConnection(MessageReader, asyncio.Protocol):
                 self._continue_due = True
             else:
                 self._last = self._refused  # the client holds its body back until we say
+        if self._refused is None and service.strangers:
+            service.strangers.pop(self, None)
 
     def on_body(self, data: bytes) -> None:
         """A piece of body; that of a refused request is dropped."""

@@ -21,6 +21,8 @@ LOOK = 15.0
 #: Looks until a connection ends: one whose client is slow to say what it wants (or holds no token),
 #: and one on which nothing happens. Clients keep connections; what they find closed they open anew.
 SLOW_LOOKS, QUIET_LOOKS = 8, 60
+#: Connections on which nobody has said yet that he may ask; a further one ends the oldest.
+MOST_STRANGERS = 8192
 #: Bodies that are received at the same time, in units of the largest one.
 _BODIES = 8
 
@@ -49,7 +51,9 @@ class Service:
     token: bytes | None
     max_body: int
     report: Callable[[HttpRequest, BaseException], None]
+    most_strangers: int = MOST_STRANGERS
     connections: set[Connection] = field(default_factory=set)
+    strangers: dict[Connection, None] = field(default_factory=dict)  # the oldest first
     closing: bool = False
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     held: Held = field(init=False)
@@ -57,6 +61,22 @@ class Service:
 
     def __post_init__(self) -> None:
         self.held = Held(_BODIES * self.max_body)
+
+    def meet(self, connection: Connection) -> None:
+        """A client came; whoever floods us with connections ends his own, and not the others'."""
+        self.connections.add(connection)
+        self.strangers[connection] = None
+        if len(self.strangers) > self.most_strangers:
+            oldest = next(iter(self.strangers))
+            del self.strangers[oldest]
+            oldest.abort()
+
+    def part(self, connection: Connection) -> None:
+        """A client went."""
+        self.connections.discard(connection)
+        self.strangers.pop(connection, None)
+        if not self.connections:
+            self.emptied.set()
 
     def watch(self) -> None:
         """Look at the connections from now on, until `unwatch`.

@@ -36,12 +36,14 @@ class Bounds:
     names: int
 
 
-def excess(folder: Path, bounds: Bounds) -> str:
-    """How `folder` goes beyond its bounds, as the end of a sentence; "" where it does not.
+def excess(folder: Path, bounds: Bounds, besides: int = 0) -> str:
+    """How `folder`, and so many bytes besides, go beyond their bounds; "" where they do not.
 
     A link within the folder counts like the file that it leads to, since it becomes a copy.
     """
-    root, size = os.path.realpath(folder), 0
+    root, size = os.path.realpath(folder), besides
+    if besides > bounds.bytes:
+        return f"questions of more than {bounds.bytes / 2**30:g} GiB"
     for names, (name, depth) in enumerate(_walk(folder), start=1):
         with suppress(OSError):  # gone meanwhile
             size += _copied_size(Path(name), root)

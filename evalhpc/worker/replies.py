@@ -18,6 +18,8 @@ Kind = Literal["answer", "transient", "denied", "failed"]
 DETERMINISTIC_REFUSALS = frozenset({400, 413, 422})
 TRANSIENT = frozenset({408, 409, 425, 429})
 DENIED = frozenset({401, 402, 403, 405, 407})
+#: Characters of a Content-Type; a store keeps each different one in memory.
+_LONGEST_TYPE = 255
 #: How some servers say in a 200 that a generation was cut off: they were asked to end.
 _CUT_OFF = ("abort", "error", "cancelled")
 _MANY_PROMPTS = re.compile(rb'"prompt"\s*:\s*\[')
@@ -29,9 +31,11 @@ def classify(method: str, path: str, status: int, content_type: str, body: bytes
     """What a reply to `path` (below the API root) is.
 
     A 2xx to a POST that is no JSON (a proxy's page), an error or a generation that was cut off
-    is no answer.
+    is no answer; nor is one with a Content-Type beyond all measure.
     """
     generation = _is_generation(path)
+    if len(content_type) > _LONGEST_TYPE:
+        return "failed"
     if 200 <= status < 300:
         if method != "POST" or _is_answer(content_type, body, generation):
             return "answer"

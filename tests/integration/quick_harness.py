@@ -26,6 +26,9 @@ def main(task: str, output: Path, url: str, model: str) -> int:
     if task == "hangs":
         time.sleep(600)
     documents = _documents(task)
+    if task == "asks":
+        for number in range(100_000):
+            _ask(url, model, task, f"{number} " + "?" * 60_000)
     answers = [
         _ask(url, model, task, _worded(task, number, place))
         for place, number in enumerate(documents)

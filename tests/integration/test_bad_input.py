@@ -540,6 +540,10 @@ RUNS: dict[str, tuple[str, str, list[str], int, list[str]]] = {
     "tricks": ("tricks", "", [], 0, []),
     "linked": ("linked", "", [], 8, ["no file of its own"]),
     "hoards": ("hoards", "", [], 8, ["it left more than 16 GiB", "--set run.max_output"]),
+    "asks": (
+        "asks", "", ["--set", "run.max_output=0.01"], 8,
+        ["questions of more than 0.01 GiB", "--set run.max_output"],
+    ),
     "packs": (
         "packs", "", ["--set", "run.max_output=0.03"], 8,
         ["unpack to more than 32212254 bytes", "--set run.max_output"],

@@ -91,6 +91,7 @@ TRICKS: dict[str, tuple[Trick, str]] = {
     "deflate bomb": (_answers(_reply(zlib.compress(_ZEROS), _JSON, b"content-encoding: deflate")),
                      "deflate"),
     "huge header": (_sends(b"HTTP/1.1 200 OK\r\nx: ", b"v" * 65536, times=_ENDLESS), "65536 bytes"),
+    "huge content type": (_answers(_reply(_GOOD, b"content-type: " + b"x" * 60_000)), "HTTP 200"),
     "endless headers": (_sends(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 9999, times=999), "header"),
     "endless 1xx": (_sends(b"HTTP/1.1 102 Processing\r\n\r\n" * 2000, times=_ENDLESS), "bytes of"),
     "endless extension": (_sends(_CHUNKED + b"1;", b"e" * 65536, times=_ENDLESS), "bytes of"),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_TAIL = 15
+_TAIL_BYTES = 16384
 _SHOWN = 300  # characters
 #: Seconds between two looks at what a harness has left so far; a long look makes it times as many.
 _LOOK, _LOOK_SHARE = 2.0, 20
@@ -61,6 +62,7 @@ class Place:
     progress: Path | None = None  # gets the counts so far, once a second
     port: int = 0  # of the gateway; 0: any free one
     env: Mapping[str, str] = field(default_factory=dict)  # on top of what every harness is given
+    asked: Path | None = None  # grows with its questions, which count as what it leaves
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def log_tail(path: Path) -> tuple[str, ...]:
     """The last lines of a harness's log that tell something."""
     if not path.is_file():
         return ()
-    text = path.read_bytes()[-16384:].decode("utf-8", "replace")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
     # Frames say nothing to a user; the whole log is a command away.
     told = [line for line in lines if not line.startswith(_FRAMES)]
@@ -114,7 +118,7 @@ def log_tail(path: Path) -> tuple[str, ...]:
 
 def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
     """Remove an output that goes beyond its bounds, and say how; else take the secrets out."""
-    said = excess(place.output, bounds)
+    said = _excess(place, bounds)
     if said:
         log.error("the harness left %s: its output is removed", said)
         with storage_errors(place.output), place.log.open("a") as file:
@@ -124,6 +128,13 @@ def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
     for name in redact(place.output, mask, Budget(bounds.bytes)):
         log.warning("the harness wrote a secret into %s: asterisks stand there now", ascii(name))
     return ""
+
+
+def _excess(place: Place, bounds: Bounds) -> str:
+    """How the harness goes beyond its bounds, with what it asked."""
+    asked = place.asked
+    size = asked.stat().st_size if asked is not None and asked.exists() else 0
+    return excess(place.output, bounds, besides=size)
 
 
 def _remove(output: Path) -> None:
@@ -171,7 +182,7 @@ async def _harness(
     )
     deadline = time.monotonic() + run.spec.run.harness_timeout
     waiting = asyncio.create_task(asyncio.to_thread(_wait, child))
-    watch = asyncio.create_task(_until_excess(place.output, output_bounds(run)))
+    watch = asyncio.create_task(_until_excess(place, output_bounds(run)))
     try:
         while time.monotonic() < deadline:
             if place.progress is not None:
@@ -193,11 +204,11 @@ async def _harness(
         await waiting
 
 
-async def _until_excess(output: Path, bounds: Bounds) -> None:
-    """Return once it holds more than it may."""
+async def _until_excess(place: Place, bounds: Bounds) -> None:
+    """Return once the harness has left more than it may."""
     while True:
         started = time.monotonic()
-        if await asyncio.to_thread(excess, output, bounds):
+        if await asyncio.to_thread(_excess, place, bounds):
             return
         await asyncio.sleep(max(_LOOK, _LOOK_SHARE * (time.monotonic() - started)))
 

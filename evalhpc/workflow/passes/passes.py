@@ -149,6 +149,7 @@ async def _with_gateway(
         log=paths.harness_log(number, benchmark.name),
         progress=paths.pass_progress(number, benchmark.name),
         port=run.spec.site.gateway.port,
+        asked=paths.misses(number, benchmark.name),
     )
     with RequestWriter(paths.misses(number, benchmark.name), run.hash) as misses:
         source = Known(known.store.get, misses.append, live, known.failed)

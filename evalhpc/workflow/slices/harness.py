@@ -16,8 +16,9 @@ from evalhpc.errors import EndpointError
 from evalhpc.gateway.app import Forward
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueWriter
-from evalhpc.storage.store import Store, merge_journals
+from evalhpc.storage.store import Store
 from evalhpc.workflow.passes.harness_run import Ended, Known, Place, log_tail, run_harness
+from evalhpc.workflow.record.merging import merge_aside
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import until_signalled
 from evalhpc.workflow.slices.listing import Slice, SliceOutcome
@@ -138,6 +139,7 @@ async def _run(
     place = Place(
         output=folder / "output",
         log=folder / "harness.log",
+        asked=folder / "further.frames",
         env={"EVALHPC_SAMPLES": str(run.paths.slice_documents(name, slice_.number))},
     )
     further = QueueWriter(folder / "further.frames", run.hash)
@@ -199,7 +201,7 @@ def _answered_before(
         yield Store.empty().get
         return
     path = folder / "answered.h5"
-    merge_journals(sorted(run.paths.journals.glob("*.journal")), path, run.hash)
+    merge_aside(run, path)
     with Store.open(path, run.hash) as store:
         try:
             yield store.get

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from evalhpc.core.identity import Answer, Request, make_key, request_hash
 from evalhpc.core.stubs import MARKER
 from evalhpc.gateway.app import PassGateway
@@ -92,6 +94,15 @@ def test_the_model_list_names_the_runs_model_and_counts_as_no_question() -> None
     assert [entry["id"] for entry in listed["data"]] == ["m"]
     assert bench.ask(b"", "/v1/models/m", "GET").status == 200
     assert bench.gateway.counts.asked == 0
+
+
+@pytest.mark.parametrize("path", ["a%2Fb%20%C3%A9", "a/b%20\xc3\xa9", "a/b \xc3\xa9"])
+def test_a_model_is_found_under_any_spelling_of_its_name(path: str) -> None:
+    """Clients write slashes, blanks and other letters than ASCII in ways of their own."""
+    bench = Bench()
+    bench.gateway.model_id = "a/b é"
+    assert bench.ask(b"", f"/v1/models/{path}", "GET").status == 200
+    assert bench.misses == []
 
 
 def test_other_probes_are_planned_like_any_request() -> None:

@@ -51,6 +51,24 @@ class Peer:
         return taken
 
 
+def test_a_flood_of_connections_ends_its_own() -> None:
+    """Whoever has shown a token keeps his; of the others the oldest go."""
+    service = Peer(token=b"t").connection._service
+    service.most_strangers = 3
+    service.strangers.clear()
+    peers = []
+    for number in range(10):
+        connection, transport = ServerConnection(service), FakeTransport()
+        connection.connection_made(transport)
+        peers.append(transport)
+        if number in (0, 5):
+            connection.data_received(b"GET /models HTTP/1.1\r\napi-key: t\r\n\r\n")
+        if number == 1:
+            connection.data_received(b"GET /models HTTP/1.1\r\napi-key: x\r\n\r\n")
+    assert [n for n, transport in enumerate(peers) if not transport.aborted] == [0, 5, 7, 8, 9]
+    assert len(service.strangers) == 3
+
+
 def body_of(reply: bytes) -> bytes:
     return reply.partition(b"\r\n\r\n")[2]
 
