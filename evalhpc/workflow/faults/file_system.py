@@ -12,7 +12,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from evalhpc.errors import EvalhpcError, HarnessError
-from evalhpc.storage.atomic import storage_error
+from evalhpc.storage.atomic import storage_error, temporary_name, write_bytes
 from evalhpc.workflow.record.run import Run
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ _PASSING = frozenset(
 _SAID = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ESTALE)))
 #: Seconds before the first further try, and at most between two.
 FIRST, LONGEST = 1.0, 30.0
+#: Bytes that the files of a local job take, generously.
+ROOM = 1 << 16
 
 
 def may_pass(error: BaseException) -> bool:
@@ -71,6 +73,19 @@ def patiently(run: Run, work: Callable[[], T]) -> T:
         if not may_pass(error):
             raise
         raise storage_error(Path(error.filename or run.paths.root), error) from error
+
+
+def await_room(run: Run) -> None:
+    """Return once a file of some size can be written into the run directory."""
+    probe = temporary_name(run.paths.logs / "room")
+
+    def write() -> None:
+        try:
+            write_bytes(probe, bytes(ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
+
+    patiently(run, write)
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evalhpc import process
 from evalhpc.errors import EvalhpcError, FutileError
 from evalhpc.workflow.collect.collect import note_failure, wants_array
+from evalhpc.workflow.faults.file_system import await_room
 from evalhpc.workflow.record.jobs import AGAIN, launched, may_again, process_start, record_job
 from evalhpc.workflow.record.rounds import load_plan, planned_rounds
 from evalhpc.workflow.record.run import Run
@@ -48,7 +49,7 @@ class LocalCluster:
         # Imported late: submitit costs 90 ms, and only the driver needs it.
         from submitit import LocalExecutor
 
-        self._paths = run.paths
+        self._run = run
         self._executor = LocalExecutor(folder=run.paths.log("submitit"))
         self._executor.update_parameters(timeout_min=_NO_LIMIT)
         self._signalled = False
@@ -61,6 +62,7 @@ class LocalCluster:
 
         `again`: why they are run once more.
         """
+        await_room(self._run)
         jobs = self._executor.map_array(call_script, list(calls))
         self._running = [int(job.job_id) for job in jobs]
         for job in jobs:
@@ -82,7 +84,7 @@ class LocalCluster:
     def _record(self, calls: Sequence[ScriptCall], again: str) -> None:
         for call, pid in zip(calls, self._running, strict=True):
             record_job(
-                self._paths, call.kind, pid, call.round, "local",
+                self._run.paths, call.kind, pid, call.round, "local",
                 started=process_start(pid), offset=call.shard, again=again,
             )  # fmt: skip
 
