@@ -31,12 +31,8 @@ def image_format(path: Path) -> ImageFormat:
     except OSError as error:
         raise ConfigError(
             f"the image {path} cannot be read: {error.strerror}",
-            cause="its mode, or that of a folder above it, keeps you out"
-            if isinstance(error, PermissionError)
-            else "it was not imported yet, or lies elsewhere",
-            hint=f"namei -l {path}"
-            if isinstance(error, PermissionError)
-            else f"ls -l {path}; evalhpc images ls",
+            cause="it was not imported yet, or lies elsewhere",
+            hint=f"ls -l {path}; evalhpc images ls",
         ) from error
     if head.startswith(_SQUASHFS_MAGIC):
         return _squashfs(path, head, size)

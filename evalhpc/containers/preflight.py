@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,15 +30,15 @@ def check_site(container: Container, images: Iterable[str | None]) -> None:
 
 def check_image(path: Path, runtime: Runtime = "pyxis") -> None:
     """Raises ConfigError unless `path` is an image that the runtime can start, and whole."""
-    if not _closed(path) and path.is_dir() and takes_folders(runtime):
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise ConfigError(
-                f"the image {path} cannot be read: Permission denied",
-                cause="its mode keeps you out",
-                hint=f"namei -l {path}",
-            )
+    if _closed(path):
+        raise ConfigError(
+            f"the image {path} cannot be read: Permission denied",
+            cause="its mode, or that of a folder above it, keeps you out",
+            hint=f"namei -l {path}",
+        )
+    if path.is_dir() and takes_folders(runtime):
         # A link in it may be an absolute one, which leads elsewhere from here.
-        if not any(os.path.lexists(path / shell) for shell in _SHELLS):
+        if not any((path / shell).exists() or (path / shell).is_symlink() for shell in _SHELLS):
             raise ConfigError(
                 f"the image {path} has no bash",
                 cause="the folder is not the root of a Linux system, or of one without bash",
@@ -58,25 +58,30 @@ def check_mounts(mounts: Iterable[Mount]) -> None:
     """Raises ConfigError for the first mount whose source is not on this machine, or closed."""
     for mount in mounts:
         source = Path(mount.source)
-        closed = _closed(source)
-        if not closed and not source.exists():
-            raise ConfigError(
-                f"the mount {mount} has no source: {source} does not exist here",
-                cause="a misspelt path in container.mounts, or one that only compute nodes have",
-                hint=f"ls -ld {source}",
-            )
-        if closed or not (os.access(source, os.R_OK) or os.access(source, os.X_OK)):
+        if _closed(source):
             raise ConfigError(
                 f"the mount {mount} would be of no use: {source} cannot be read",
                 cause="its mode, or that of a folder above it, keeps you out",
                 hint=f"namei -l {source}",
             )
+        if not source.exists():
+            raise ConfigError(
+                f"the mount {mount} has no source: {source} does not exist here",
+                cause="a misspelt path in container.mounts, or one that only compute nodes have",
+                hint=f"ls -ld {source}",
+            )
 
 
 def _closed(path: Path) -> bool:
-    """Whether nobody tells us if it is there at all."""
+    """Whether its user is kept out of it, or of a folder above it."""
     try:
-        path.exists()
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            (path / "?").stat()
+        elif stat.S_ISREG(mode):
+            path.open("rb").close()
     except PermissionError:
         return True
+    except OSError:
+        return False  # it is not there, or holds no such file
     return False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,23 +113,22 @@ def test_an_unpacked_image_has_a_shell(tmp_path: Path) -> None:
 def test_what_a_mode_keeps_from_its_user_is_told_from_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image and a mount that are there; a folder that may be passed through will do."""
-    (tmp_path / "image").touch()
-    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    with pytest.raises(ConfigError, match="Permission denied"):
-        check_image(tmp_path, "bwrap")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        check_mounts([Mount(str(tmp_path), "/m")])
-    monkeypatch.setattr(os, "access", lambda _path, mode: mode == os.X_OK)
+    """An image and mounts that are there, in themselves or below a folder that is closed."""
+    known = Path.stat
+
+    def closed(path: Path, *, follow_symlinks: bool = True) -> Any:
+        if path.name == "?" or "locked" in path.parts[:-1]:
+            raise PermissionError(13, "Permission denied")
+        return known(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", closed)  # tests may be root, whom no mode keeps out
+    for path in (tmp_path, tmp_path / "locked" / "x"):
+        with pytest.raises(ConfigError, match="Permission denied"):
+            check_image(path, "bwrap")
+        with pytest.raises(ConfigError, match="cannot be read"):
+            check_mounts([Mount(str(path), "/m")])
+    monkeypatch.undo()
     check_mounts([Mount(str(tmp_path), "/m")])
-
-    def closed(_path: Path, _mode: str) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", closed)
-    with pytest.raises(ConfigError, match="Permission denied") as caught:
-        check_image(tmp_path / "image")
-    assert "keeps you out" in caught.value.cause
 
 
 def test_no_mount_hides_another() -> None:
