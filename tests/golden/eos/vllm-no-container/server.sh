@@ -23,15 +23,47 @@ export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # --- server ------------------------------------------------------------------------------------
 : "${EVALHPC_HOST:?the address to listen on, e.g. 127.0.0.1}"
 : "${EVALHPC_PORT:?the port to listen on}"
-# vLLM on this job's GPUs. It reads its bearer token from VLLM_API_KEY.
+# vLLM on this job's GPUs. It reads its bearer token from VLLM_API_KEY, for routes below /v1; others
+# generate as well (/invocations), so a class of ours guards them all.
+middleware=()
 if [[ -n ${EVALHPC_SERVER_TOKEN:-} ]]; then
   export VLLM_API_KEY="$EVALHPC_SERVER_TOKEN"
+  guard=/shared/runs/demo/endpoints/guard
+  mkdir -p "$guard"
+  part=$(mktemp "$guard/part.XXXXXX")
+  cat >"$part" <<'PYTHON'
+import hmac
+import os
+
+
+class Guard:
+    """Asks for the token on every route but /health."""
+
+    def __init__(self, app):
+        self.app = app
+        self.wanted = b"Bearer " + os.environ["VLLM_API_KEY"].encode()
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan" or scope.get("path") == "/health":
+            return await self.app(scope, receive, send)
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if hmac.compare_digest(given, self.wanted):
+            return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        kind = (b"content-type", b"application/json")
+        await send({"type": "http.response.start", "status": 401, "headers": [kind]})
+        await send({"type": "http.response.body", "body": b'{"error": "Unauthorized"}'})
+PYTHON
+  mv "$part" "$guard/evalhpc_guard.py"
+  export PYTHONPATH="$guard${PYTHONPATH:+:$PYTHONPATH}"
+  middleware=(--middleware=evalhpc_guard.Guard)
 fi
 export VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 server=(
   vllm serve /models/tiny
   --served-model-name=tiny
-  --host="$EVALHPC_HOST" --port="$EVALHPC_PORT"
+  --host="$EVALHPC_HOST" --port="$EVALHPC_PORT" "${middleware[@]}"
   --tensor-parallel-size=8
   --max-model-len=8192
   --dtype=bfloat16
