@@ -182,7 +182,7 @@ def _server_variables(spec: RunSpec, run_dir: str, served: Served) -> dict[str, 
     container = wrap(
         spec.site.container,
         deployment.image,
-        writable=[run_dir],
+        writable=[run_dir, *_absolute(spec.site.stage_dir if spec.site.offline else None)],
         read_only=_absolute(model.path, model.tokenizer),
     )
     return {

@@ -61,15 +61,16 @@ class StageRecord(Frozen):
 
     def lost(self, now: Mapping[str, StagedEntry]) -> tuple[str, ...]:
         """Entries that are gone by now, or cut; `now`: by name."""
-        return tuple(then.name for then in self.entries if not _holds(then, now.get(then.name)))
+        return tuple(then.name for then in self.entries if not holds(then, now.get(then.name)))
 
     def moved(self, now: Mapping[str, StagedEntry]) -> tuple[str, ...]:
         """Entries that are of another version by now: a later staging may have fetched it."""
-        kept = (then for then in self.entries if _holds(then, now.get(then.name)))
+        kept = (then for then in self.entries if holds(then, now.get(then.name)))
         return tuple(then.name for then in kept if now[then.name].version != then.version)
 
 
-def _holds(then: StagedEntry, now: StagedEntry | None) -> bool:
+def holds(then: StagedEntry, now: StagedEntry | None) -> bool:
+    """Whether what there was is there still, whole; of another version, it is not compared."""
     if now is None or (then.version and not now.version):
         return False
     if now.version != then.version:

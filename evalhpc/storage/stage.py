@@ -3,6 +3,7 @@
 STAGE/
   huggingface/ nltk_data/ tiktoken/     the caches that harnesses read
   records/<harness>-<task>-<key>.json   what was staged, and how it was proved
+  records/tokenizers/<entry>.json       those that only a checkpoint names
   logs/<harness>-<task>-<key>.log       of a staging that failed
   work/<host>-<pid>-<random>            of the staging that goes on now
   stage.lock
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from evalhpc.models.stage import StagedEntry, StageRecord, record_name
+from evalhpc.models.stage import StagedEntry, StageRecord, holds, record_name
 from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.locks import exclusive
@@ -43,6 +44,7 @@ class StageFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.records = root / "records"
+        self._tokenizers = self.records / "tokenizers"
         self.logs = root / "logs"
         self._work = root / "work"
         self._lock = root / "stage.lock"
@@ -102,6 +104,24 @@ class StageFolder:
         """Keep the record, in place of an older one."""
         path = self.records / f"{record_name(benchmark)}.json"
         write_text(path, record.model_dump_json(indent=1) + "\n")
+
+    def write_tokenizer(self, entry: str) -> None:
+        """Note that this entry of the caches was fetched whole, as a model's tokenizer."""
+        with storage_errors(self._tokenizers):
+            self._tokenizers.mkdir(exist_ok=True)
+        write_text(self._note(entry), self._entry(entry).model_dump_json(indent=1) + "\n")
+
+    def has_tokenizer(self, entry: str) -> bool:
+        """Whether it was, and is still there."""
+        note = self._note(entry)
+        if not note.is_file():
+            return False
+        with storage_errors(note):
+            then = StagedEntry.model_validate_json(note.read_bytes())
+        return holds(then, self._entry(entry))
+
+    def _note(self, entry: str) -> Path:
+        return self._tokenizers / f"{Path(entry).name}.json"
 
     def entries(self) -> tuple[StagedEntry, ...]:
         """Everything that the caches hold, by name."""

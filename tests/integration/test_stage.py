@@ -19,7 +19,7 @@ from evalhpc.workflow.record.signals import INTERRUPTED
 from tests.integration.cluster import DevCluster, wait_until
 from tests.integration.harness_image import build_root, pack
 from tests.integration.lm_eval_tasks import without_catalogue
-from tests.models.checkpoints import write_hf
+from tests.models.checkpoints import write_dist, write_hf
 
 EVALHPC = str(Path(sys.executable).with_name("evalhpc"))
 HUB = Path(__file__).parents[1] / "standins" / "data_hub.py"
@@ -165,6 +165,28 @@ def test_tasks_that_are_named_are_loaded_as_well(site: Path, hub: str) -> None:
     assert checked(site, "--tasks", "lm-eval/plain")[0] == 0
     done = run("site", "check", site, "--tasks", "lm-eval/plain")
     assert done.returncode == 2
+
+
+def test_a_tokenizer_that_a_checkpoint_only_names_is_staged(
+    site: Path, hub: str, tmp_path: Path
+) -> None:
+    """Small files, not the weights; servers of an offline site find them, and no half of them."""
+    for repo in ("base", "tokenizer"):
+        folder = tmp_path / "hub/models/org" / repo
+        folder.mkdir(parents=True)
+        for name in ("tokenizer.json", "config.json", "weights.safetensors"):
+            (folder / name).write_text("{}")
+    words = ("plain", "--model", str(write_dist(tmp_path / "step", bridge=True)))
+    code, _, err = stage(site, hub, *words, "--offline")
+    assert (code, "is not staged" in err) == (8, True), err
+    code, _, err = stage(site, hub, *words)
+    assert code == 0, err
+    staged = tmp_path / "stage/huggingface/hub/models--org--tokenizer"
+    files = {path.name for path in staged.rglob("*") if path.is_symlink()}
+    assert files == {"tokenizer.json", "config.json"}
+    assert stage(site, hub, *words, "--offline")[0] == 0
+    next((staged / "blobs").iterdir()).unlink()
+    assert stage(site, hub, *words, "--offline")[0] == 8
 
 
 def test_a_submission_without_staged_data_is_refused_and_leaves_nothing(site: Path) -> None:

@@ -30,6 +30,7 @@ from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.stage.errors import pass_failed
 from evalhpc.workflow.stage.harness_pass import can_isolate, joined_logs, run_pass
 from evalhpc.workflow.stage.runtime import login_site
+from evalhpc.workflow.stage.tokenizers import named_tokenizers, stage_tokenizers
 from evalhpc.workflow.submit.preflight import free
 from evalhpc.workflow.submit.prepare import fill_run, resolve_wish
 from evalhpc.workflow.submit.wish import Wish
@@ -64,6 +65,9 @@ def stage(
         run = Run(RunPaths(work), spec, spec.digest())
         fill_run(run, warnings)
         one = _Staging(run, folder, environ, can_isolate(), said)
+        names = named_tokenizers(wish.model)
+        variables = one.variables(fetch=True)
+        stage_tokenizers(names, spec, folder, variables, fetch=fetch, said=said)
         return [one.staged(benchmark, fetch=fetch) for benchmark in spec.benchmarks]
 
 
@@ -165,7 +169,9 @@ class _Staging:
     def _pass(self, benchmark: Benchmark, number: int, *, fetched: bool = False) -> StagePass:
         """Run the harness once, without a network if it is the proof."""
         isolated = number == _PROOF and self.isolates
-        told = run_pass(self.run, benchmark, number, self._variables(number), isolated=isolated)
+        told = run_pass(
+            self.run, benchmark, number, self.variables(fetch=number == _FETCH), isolated=isolated
+        )
         if told is not None and told.exit_code == 0 and told.asked:
             return told
         _refuse_full(self.folder.root)
@@ -174,12 +180,13 @@ class _Staging:
             kept.write_bytes(joined_logs(self.run, benchmark, number))
         raise pass_failed(benchmark, told, kept, fetching=number == _FETCH, fetched=fetched)
 
-    def _variables(self, number: int) -> dict[str, str]:
+    def variables(self, *, fetch: bool) -> dict[str, str]:
+        """The environment of a process that fetches, with the user's token, or that proves."""
         variables = dict(self.environ)
         token = variables.pop("HF_TOKEN", None) or _saved_token(self.environ)
-        if number == _FETCH and token:
+        if fetch and token:
             variables["HF_TOKEN"] = token
-        offline = "0" if number == _FETCH else "1"
+        offline = "0" if fetch else "1"
         return {**variables, **dict.fromkeys(_OFFLINE, offline), "EVALHPC_STAGING": "1"}
 
 

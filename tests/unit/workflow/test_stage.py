@@ -44,6 +44,26 @@ def test_harnesses_read_what_was_staged_and_nothing_else() -> None:
     assert "staged" not in harness_script()
 
 
+def test_servers_of_offline_sites_look_tokenizers_up_in_what_was_staged() -> None:
+    """A checkpoint may only name its tokenizer; where nodes have internet, nothing changes."""
+    model = {"model_id": "m", "format": "hf", "path": "/ckpt", "url": None}
+    for offline in (True, False):
+        spec = make_spec(
+            site={"stage_dir": "/stage", "offline": offline},
+            model=model,
+            deployment={"kind": "vllm"},
+        )
+        text = render_run(spec, "/run", load_sources(None))["server.sh"]
+        assert ('export HF_HOME="$staged/huggingface"' in text) == offline
+        assert ("TRANSFORMERS_OFFLINE" in text) == offline
+    inside = make_spec(
+        site={"stage_dir": "/stage", "offline": True, "container": {"runtime": "bwrap"}},
+        model=model,
+        deployment={"kind": "vllm", "image": "/i/vllm.sqsh"},
+    )
+    assert "--mount=/stage:/stage\n" in render_run(inside, "/run", load_sources(None))["server.sh"]
+
+
 def test_an_image_sees_the_staged_data() -> None:
     """Writable, as libraries lock what they read."""
     spec = make_spec(
