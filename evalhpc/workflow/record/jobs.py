@@ -132,8 +132,15 @@ def process_start(pid: int) -> str:
     return "" if fields[0] == b"Z" else fields[19].decode()
 
 
+def is_elsewhere(job: Job) -> bool:
+    """Whether this process runs, or ran, on another machine that sees the run directory."""
+    return job.scheduler == "local" and job.host not in ("", socket.gethostname())
+
+
 def driver_alive(job: Job) -> bool:
-    """Whether this local driver still runs (and is not another process with its id)."""
+    """Whether this local driver still runs here (and is not another process with its id)."""
+    if is_elsewhere(job):
+        return False
     return bool(job.started) and process_start(job.id) == job.started and job.id != os.getpid()
 
 

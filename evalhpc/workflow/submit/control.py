@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalhpc.errors import BudgetError, ClusterError, StorageError, UsageError
@@ -14,7 +15,13 @@ from evalhpc.storage.atomic import is_there, write_text
 from evalhpc.storage.locks import claimed, exclusive
 from evalhpc.workflow.collect.collect import note_failure
 from evalhpc.workflow.faults.excluded_nodes import carried_over
-from evalhpc.workflow.record.jobs import Job, driver_alive, record_job, recorded_jobs
+from evalhpc.workflow.record.jobs import (
+    Job,
+    driver_alive,
+    is_elsewhere,
+    record_job,
+    recorded_jobs,
+)
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.provenance import refuse_copied, refuse_moved
 from evalhpc.workflow.record.rounds import (
@@ -35,6 +42,8 @@ from evalhpc.workflow.submit.launch import (
 )
 from evalhpc.workflow.submit.local import GRACE, start_driver
 from evalhpc.workflow.watch.status import ENDED, RunStatus, run_status
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the run's files, and between two questions to Slurm.
 LOOK = 0.5
@@ -81,7 +90,9 @@ def cancel(run: Run) -> int:
     unwritten = _mark_cancelled(run)
     drop_token(run)
     active = {view.id for view in run_status(run, scheduler_of(run)).jobs if view.active}
-    jobs = [job for job in recorded_jobs(run.paths) if job.id in active and job.kind != "resume"]
+    known = recorded_jobs(run.paths)
+    jobs = [job for job in known if job.id in active and job.kind != "resume"]
+    _say_elsewhere(run, known)
     slurm = scheduler_of(run)
     hidden = {} if slurm is None else unrecorded(run, slurm)
     if slurm is not None:
@@ -97,6 +108,15 @@ def cancel(run: Run) -> int:
             hint=f"evalhpc status {run.word}, and cancel again if a job is there",
         )
     return len(jobs) + len(hidden)
+
+
+def _say_elsewhere(run: Run, jobs: Sequence[Job]) -> None:
+    drivers = [job for job in jobs if job.kind == "driver" and is_elsewhere(job)]
+    for job in drivers[-1:]:
+        log.warning(
+            "its driver was started on %s, and ends there after the script that it is at; to end "
+            "it at once, on %s: evalhpc cancel %s", job.host, job.host, run.word,
+        )  # fmt: skip
 
 
 def _mark_cancelled(run: Run) -> StorageError | None:
@@ -142,7 +162,7 @@ def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
     if queued:
         raise UsageError(
             f"the run is still active ({', '.join(f'{k} {n}' for n, k in queued.items())})",
-            hint=f"evalhpc status {run.word}, or evalhpc cancel {run.word} first",
+            hint=f"evalhpc status {run.word}, or{_where(known)} evalhpc cancel {run.word} first",
         )
     rounds = planned_rounds(run)
     scheduler = run.spec.site.scheduler
@@ -159,6 +179,11 @@ def _resume(run: Run, max_gpu_hours: float | None) -> list[Job]:
     except (BudgetError, ClusterError) as error:
         note_failure(run, error)  # the run stands still as before, and should say why
         raise
+
+
+def _where(jobs: Sequence[Job]) -> str:
+    hosts = sorted({job.host for job in jobs if job.kind == "driver" and is_elsewhere(job)})
+    return f" (on {', '.join(hosts)}, where its driver is)" if hosts else ""
 
 
 def _resume_round(run: Run, last: int) -> list[Job]:

@@ -19,7 +19,13 @@ from evalhpc.storage.round_view import done_units, worker_stats
 from evalhpc.workflow.faults.excluded_nodes import excluded_nodes
 from evalhpc.workflow.faults.shard_failures import ShardFailure, shard_failures, silent_shards
 from evalhpc.workflow.record.job_answers import JobAnswers, ask
-from evalhpc.workflow.record.jobs import Job, driver_alive, recorded_jobs, slurm_ids
+from evalhpc.workflow.record.jobs import (
+    Job,
+    driver_alive,
+    is_elsewhere,
+    recorded_jobs,
+    slurm_ids,
+)
 from evalhpc.workflow.record.provenance import moved_from
 from evalhpc.workflow.record.records import read_object, read_record
 from evalhpc.workflow.record.rounds import load_plan, planned_rounds
@@ -110,8 +116,9 @@ def run_status(run: Run, slurm: JobSource | None = None) -> RunStatus:
     round_ = rounds[-1] if rounds else 0
     recorded = recorded_jobs(run.paths)
     records = _records(recorded, slurm)
-    jobs = _views(recorded, records)
     failure = _failure(run)
+    settled = failure is not None or run.paths.cancelled.exists()
+    jobs = tuple(_view(job, records, settled) for job in recorded if job.kind != "resume")
     state = _state(run, jobs, failure, round_)
     progress: dict[str, Any] = _round_progress(run, round_) if round_ else _slice_progress(run)
     number, asked = _pass_progress(run, round_, state)
@@ -142,18 +149,9 @@ def look(run: Run, answers: JobAnswers | None = None) -> RunStatus:
     return found.model_copy(update={"scheduler": missing})
 
 
-def job_views(jobs: list[Job], slurm: JobSource | None) -> tuple[JobView, ...]:
-    """Each recorded job with its state: one question to Slurm for all of them."""
-    return _views(jobs, _records(jobs, slurm))
-
-
 def _records(jobs: list[Job], slurm: JobSource | None) -> dict[int, list[JobRecord]] | None:
     ids = slurm_ids(jobs)
     return slurm.jobs(ids) if slurm is not None and ids else None
-
-
-def _views(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> tuple[JobView, ...]:
-    return tuple(_view(job, records) for job in jobs if job.kind != "resume")
 
 
 def _ended(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> Callable[[int], bool]:
@@ -163,7 +161,7 @@ def _ended(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> Calla
     def ended(shard: int) -> bool:
         for job in arrays:
             if job.scheduler == "local":
-                over = not driver_alive(job)
+                over = not driver_alive(job) and not is_elsewhere(job)
             else:
                 tasks = (records or {}).get(job.id, [])
                 mine = [task for task in tasks if task.task_id in (shard - job.offset, None)]
@@ -175,7 +173,13 @@ def _ended(jobs: list[Job], records: dict[int, list[JobRecord]] | None) -> Calla
     return ended
 
 
-def _view(job: Job, records: dict[int, list[JobRecord]] | None) -> JobView:
+def _view(job: Job, records: dict[int, list[JobRecord]] | None, settled: bool) -> JobView:
+    if is_elsewhere(job):
+        # It cannot be seen from here. A driver ends once the run has failed or is cancelled.
+        return JobView(
+            kind=job.kind, id=job.id, round=job.round, again=job.again, state=f"on {job.host}",
+            active=job.kind == "driver" and not settled,
+        )  # fmt: skip
     if job.scheduler == "local":
         alive = driver_alive(job)
         return JobView(

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from evalhpc.errors import ClusterError, StorageError
+from evalhpc.errors import ClusterError, StorageError, UsageError
 from evalhpc.slurm.jobs import JobRecord
 from evalhpc.workflow.faults.excluded_nodes import ExcludedNodes, excluding
 from evalhpc.workflow.record.jobs import Job, record_job, resumes
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.submit import control
+from evalhpc.workflow.watch.status import run_status
 from tests.unit.workflow.test_desk import planned
 
 
@@ -93,3 +94,38 @@ def test_a_resume_keeps_the_nodes_out_where_users_start_each_round(
     monkeypatch.setattr(control, "launch_round", submit)
     control.resume(run)
     assert options == [("--exclude=n1",)]
+
+
+@pytest.fixture
+def elsewhere(lockless: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A local run whose driver was started on another login node."""
+    monkeypatch.setattr("evalhpc.workflow.record.jobs.socket.gethostname", lambda: "login1")
+    for kind in ("planning", "driver"):
+        record_job(lockless.paths, kind, 4_000_000, 0, "local", started="1234")
+    monkeypatch.undo()
+    monkeypatch.setattr(control, "scheduler_of", lambda _: None)
+    monkeypatch.setattr(control, "refuse_moved", lambda _: None)
+    monkeypatch.setattr(control, "refuse_copied", lambda _: None)
+    return lockless
+
+
+def test_a_driver_on_another_machine_counts_as_alive(elsewhere: Run) -> None:
+    """A second one under the same names would take its work away; the way out is named."""
+    status = run_status(elsewhere)
+    assert status.state == "answering"
+    assert [(job.kind, job.state, job.active) for job in status.jobs] == [
+        ("planning", "on login1", False), ("driver", "on login1", True),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"still active \(driver 4000000\)") as caught:
+        control.resume(elsewhere)
+    assert "on login1, where its driver is" in caught.value.hint
+    assert not resumes(elsewhere.paths)
+
+
+def test_cancel_says_where_a_driver_ends_by_itself(
+    elsewhere: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No process here is ended, whatever has its number; afterwards the run may be resumed."""
+    control.cancel(elsewhere)
+    assert "was started on login1, and ends there" in caplog.text
+    assert run_status(elsewhere).state == "cancelled"
