@@ -34,10 +34,25 @@ _CAUSES = {
     errno.ELOOP: ("a link lies there, which is never written through", "ls -l {path}"),
     errno.EIO: ("the storage or its network is failing", "dmesg | tail; df -h {folder}"),
     errno.ESTALE: ("the file server was restarted or the folder replaced", "ls -ld {folder}"),
+    errno.ENOTCONN: ("what mounts it on this node has ended", "findmnt -T {folder}"),
+    errno.ESHUTDOWN: (
+        "the file server has shut this node out",
+        "findmnt -T {folder}; dmesg | tail",
+    ),
+    errno.ETIMEDOUT: ("the file server does not answer", "findmnt -T {folder}; dmesg | tail"),
+    errno.EHOSTDOWN: ("the file server does not answer", "findmnt -T {folder}; dmesg | tail"),
 }
 #: Ends a line of JSON that was cut off (CANCEL, which JSON writes in another way).
 _VOID = b"\x18"
-_TRANSIENT = frozenset({errno.ESTALE, errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT})
+_TRANSIENT = frozenset(
+    {
+        errno.ESTALE, errno.EIO, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTDOWN,
+        errno.ENOTCONN, errno.ESHUTDOWN,
+    }
+)  # fmt: skip
+_TROUBLE = (_TRANSIENT - {errno.EINTR, errno.EAGAIN}) | {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+}  # fmt: skip
 
 
 #: What `temporary_name` makes.
@@ -53,6 +68,11 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         hint=hint.format(folder=path.parent, path=path),
         transient=error.errno in _TRANSIENT,
     )
+
+
+def is_storage_trouble(error: OSError) -> bool:
+    """Whether a file system itself has failed, not merely the wish for a file of it."""
+    return error.errno in _TROUBLE and error.filename is not None
 
 
 @contextmanager
