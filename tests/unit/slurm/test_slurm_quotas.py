@@ -73,8 +73,9 @@ SHARED = Quotas(
         "group": Allowed("group", grp_submit=20, grp_jobs=0),
         "each": Allowed("each", account_submit=10, account_jobs=3, max_submit=8, max_jobs=2),
         "first": Allowed("first", max_submit=7, over_partition=True),
+        "shared": Allowed("shared", account_submit=10),
     },
-    partition_qos={"batch": "", "big": "each"},
+    partition_qos={"batch": "", "big": "each", "accounts": "shared"},
     default_partition="batch",
     queued=(
         Queued("lab", "batch", "normal", 1, "me"),
@@ -82,6 +83,7 @@ SHARED = Quotas(
         Queued("lab", "big", "normal", 3, "you"),
         Queued("other", "big", "group", 4, "me"),
         Queued("else", "batch", "each", 5, "you"),
+        Queued("else", "accounts", "normal", 6, "me"),
     ),
 )
 
@@ -102,6 +104,12 @@ SHARED = Quotas(
             ("lab", "big", "group"),
             [("MaxSubmitJobsPerUser of QOS each", 8, 4),
              ("MaxSubmitJobsPerAccount of QOS each", 10, 3), ("GrpSubmitJobs of QOS group", 20, 6)],
+        ),
+        (
+            ("lab", "accounts", None),
+            [("MaxSubmitJobsPerAccount of QOS shared", 10, 0),
+             ("GrpSubmitJobs of me in account lab", 45, 1),
+             ("GrpSubmitJobs of account dept", 30, 10)],
         ),
         (
             ("nobody", "big", "first"),

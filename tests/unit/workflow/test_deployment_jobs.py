@@ -114,7 +114,7 @@ def test_a_preempted_job_that_is_queued_again_is_waited_for(
     with ending(run, 0, Received("SIGTERM")) as first:
         first.serves(URLS[0])
     if not waits:
-        with pytest.raises(EndpointError, match="preempted") as error:
+        with pytest.raises(EndpointError, match="near its walltime") as error:
             SharedReplica(run, 0, "model").ready()
         assert error.value.transient
         return
