@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -70,7 +71,20 @@ def main() -> None:
     except EvalhpcError as error:
         show_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
+    except OSError as error:
+        sys.exit(_ended_by(error))
+
+
+def _ended_by(error: OSError) -> int:
+    """The exit code of an error that no room has made one of ours; raises it where it is a bug."""
+    if isinstance(error, BrokenPipeError):
         # The reader of our output (head, less) is gone; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 141
+    from evalhpc.storage.atomic import is_storage_trouble, storage_error  # start-up time
+
+    if not is_storage_trouble(error):
+        raise error
+    trouble = storage_error(Path(os.fsdecode(error.filename)), error)
+    show_error(trouble)
+    return trouble.exit_code

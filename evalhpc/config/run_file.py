@@ -39,6 +39,8 @@ def read_frozen(path: Path) -> tuple[RunSpec, str]:
     try:
         data = load_yaml(path)
     except ConfigError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # that says nothing of what is in it
         raise ConfigError(
             error.what,
             cause="the file was edited or cut short after the run was submitted",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from evalhpc.config.run_file import read_frozen
 from evalhpc.core.quoting import shell_word
-from evalhpc.errors import StorageError
+from evalhpc.errors import ConfigError, StorageError
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
-from evalhpc.storage.atomic import storage_errors
+from evalhpc.storage.atomic import storage_error, storage_errors
 
 if TYPE_CHECKING:
     from evalhpc.storage.store import Store
@@ -68,5 +68,10 @@ def open_run(root: Path) -> Run:
             cause="a wrong path, or a submission that was stopped before it wrote anything",
             hint="list the runs of this site: evalhpc ls runs",
         )
-    spec, recorded = read_frozen(paths.spec)
+    try:
+        spec, recorded = read_frozen(paths.spec)
+    except ConfigError as error:
+        if isinstance(error.__cause__, OSError):
+            raise storage_error(paths.spec, error.__cause__) from error
+        raise
     return Run(paths, spec, recorded)
