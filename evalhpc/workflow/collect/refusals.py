@@ -18,6 +18,8 @@ from evalhpc.workflow.record.jobs import rounds_since_resume
 from evalhpc.workflow.record.rounds import asks_anew, planned_rounds, within_budget
 from evalhpc.workflow.record.run import Run
 
+#: Exit codes of a harness that SIGKILL ended, as its parent or a shell between them says it.
+_KILLED = (-9, 137)
 #: What ended every shard of a round and is not the round's fault keeps its own exit code.
 _BLAMED: dict[int, type[EvalhpcError]] = {
     kind.exit_code: kind for kind in (StorageError, EndpointError)
@@ -30,7 +32,9 @@ def refuse_failed(outcomes: list[Outcome]) -> None:
         if verdict(outcome) == "failed":
             what, cause, hint = failure_reason(outcome)
             kind = HarnessError if outcome.exit_code or not outcome.asked else IntegrityError
-            raise kind(what, cause=cause, hint=hint)
+            killed = outcome.exit_code in _KILLED
+            cause = "it was killed, most often for want of memory" if killed else cause
+            raise kind(what, cause=cause, hint=hint, transient=killed)
 
 
 def hopeless(run: Run, round_: int, planned: int) -> EvalhpcError:

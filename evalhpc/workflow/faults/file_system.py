@@ -1,4 +1,5 @@
-"""A file system that is full or away: planning and collectors wait in their jobs for its return."""
+"""Trouble that may pass: planning and collectors wait in their jobs for a file system that is full
+or away, and run a harness again that was killed."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ _PASSING = frozenset(
 )  # fmt: skip
 #: Of those, what a harness that failed says of nothing but a file system.
 _SAID = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ESTALE)))
+#: Times that harnesses are run again in one job because one was killed.
+KILLS = 2
 #: Seconds before the first further try, and at most between two.
 FIRST, LONGEST = 1.0, 30.0
 #: Bytes that the files of a local job take, generously.
@@ -34,21 +37,29 @@ ROOM = 1 << 16
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the error, or what lies behind it, is a file system that is full or away."""
+    """Whether the error, or what lies behind it, is a file system that is full or away, or a
+    harness that was killed."""
     return any(
         (isinstance(one, OSError) and one.errno in _PASSING)
+        or _is_killed(one)
         or (isinstance(one, HarnessError) and any(said in one.what for said in _SAID))
         for one in _behind(error)
     )
 
 
 def patiently(run: Run, work: Callable[[], T]) -> T:
-    """`work`'s result; it is tried again while the file system is full or away.
+    """`work`'s result; it is tried again while the file system is full or away, and `KILLS` times
+    after a harness was killed.
 
     At most `run.storage_wait` seconds are spent on waiting; then the last error is raised, as
     StorageError or as what `work` made of it.
     """
-    limit = run.spec.run.storage_wait
+    limit, kills = run.spec.run.storage_wait, 0
+
+    def goes_on(error: BaseException) -> bool:
+        nonlocal kills
+        kills += _is_killed(error)
+        return may_pass(error) and kills <= KILLS
 
     def tell(state: RetryCallState) -> None:
         assert state.outcome is not None
@@ -61,9 +72,9 @@ def patiently(run: Run, work: Callable[[], T]) -> T:
         )  # fmt: skip
 
     retrying = Retrying(
-        retry=retry_if_exception(may_pass),
+        retry=retry_if_exception(goes_on),
         wait=wait_exponential(FIRST, max=LONGEST),
-        stop=lambda state: state.idle_for >= limit,
+        stop=lambda state: not kills and state.idle_for >= limit,
         before_sleep=tell,
         reraise=True,
     )
@@ -86,6 +97,10 @@ def await_room(run: Run) -> None:
             probe.unlink(missing_ok=True)
 
     patiently(run, write)
+
+
+def _is_killed(error: BaseException) -> bool:
+    return isinstance(error, HarnessError) and error.transient
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evalhpc.core.acceptance import Outcome
 from evalhpc.errors import (
     EvalhpcError,
     FutileError,
@@ -23,6 +24,7 @@ from evalhpc.storage.atomic import append_jsonl, storage_error
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import claim
 from evalhpc.workflow.collect.collect import Collected, alone, collect, note_failure, wants_array
+from evalhpc.workflow.collect.refusals import refuse_failed
 from evalhpc.workflow.faults import file_system
 from evalhpc.workflow.faults.file_system import may_pass, patiently
 from evalhpc.workflow.node import jobs as nodes
@@ -246,6 +248,7 @@ def raised(number: int) -> StorageError:
         (OSError(errno.EDQUOT, "what"), True),
         (HarnessError("exit code 1\n  | OSError: [Errno 28] No space left on device"), True),
         (HarnessError("exit code 1\n  | no such task"), False),
+        (HarnessError("exit code -9", transient=True), True),
         (raised(errno.EACCES), False),
         (StorageError("another collector is at work"), False),
         (ValueError("x"), False),
@@ -282,6 +285,25 @@ def test_work_is_tried_again_until_there_is_room_or_patience_is_over(
 
     with pytest.raises(StorageError, match="cannot use a/b: No space left"):
         patiently(run, in_vain)
+    assert len(tries) == 3
+
+
+def test_a_harness_that_was_killed_is_run_three_times(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lack of memory is met again; whoever has killed it once may not be there again."""
+    monkeypatch.setattr(file_system, "FIRST", 0.01)
+    outcome = Outcome(
+        benchmark="b", number=0, exit_code=-9, asked=1, answered=0, misses=1, dependents=0
+    )
+    tries: list[int] = []
+
+    def work() -> None:
+        tries.append(1)
+        refuse_failed([outcome])
+
+    with pytest.raises(HarnessError, match="signal 9"):
+        patiently(run, work)
     assert len(tries) == 3
 
 
