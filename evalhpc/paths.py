@@ -16,6 +16,7 @@
       leases/collector/   the same for the run's collectors, of which one is at work
       excluded_nodes.json   nodes that the next round does without
       journals/       <round>-<shard>-<attempt>.journal (and .failures.jsonl)
+      seals/          <n>/journals.json: how far each counted; lost-*.json: answers that are gone
       endpoints/ logs/
       store.h5
       results/        results.yml samples.h5 requests.h5 <benchmark>/ (the harness's own files)
@@ -65,6 +66,7 @@ class RunPaths:
         self.slice_list = self.plan / "slices.json"
         self.leases = root / "leases"
         self.journals = root / "journals"
+        self.seals = root / "seals"
         self.endpoints = root / "endpoints"
         self.logs = root / "logs"
         self.store = root / "store.h5"

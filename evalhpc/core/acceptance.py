@@ -22,6 +22,7 @@ class Outcome(Frozen):
     stub_files: tuple[str, ...] = ()  # files of the output that hold a stub's marker
     unused: int = 0  # stored answers of this benchmark that were neither used nor a retry's
     unused_keys: tuple[str, ...] = ()  # the first of them, in hex
+    orphaned: int = 0  # the same, but may follow from an answer that a damaged journal took away
     unused_repeats: int = 0  # stored further occurrences of used ones: a harness's retries of stubs
     live: int = 0  # answered by the model during the pass itself (run.miss: forward)
     failed: int = 0  # got an error, since they were given up for good (run.max_failures)
@@ -74,8 +75,10 @@ def failure_reason(outcome: Outcome) -> tuple[str, str, str]:
         )
     return (
         f"{name} left {outcome.unused} recorded answers unused in its last pass",
-        "the harness asks different questions each time (an unseeded shuffle)",
-        "set a seed for the harness (params.seed), then submit again",
+        "the harness asks different questions each time (an unseeded shuffle), or an answer that "
+        "they followed from is gone (a journal or store.h5 was damaged, removed or restored)",
+        "set a seed for the harness (params.seed), or look for damage in: evalhpc merge RUN; "
+        "then submit again",
     )
 
 

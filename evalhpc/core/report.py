@@ -69,6 +69,9 @@ def _completeness(counts: Counts) -> str:
         text += f" ({counts.disagreements} with a different text: the first answer counts)"
     if counts.unused_repeats:
         text += f", {_number(counts.unused_repeats, 'repetition')} of a stub not used"
+    if counts.orphaned:
+        text += f", {_number(counts.orphaned, 'answer')} not used after damage to what was asked "
+        text += "before"
     if counts.damaged:
         text += f", {_number(counts.damaged, 'damaged journal frame')} asked again"
     only = "errors for those that failed" if counts.failed else "recorded answers only"

@@ -14,6 +14,7 @@ class Counts(Frozen):
     answered: int  # of those
     failed: int = 0  # of those, given up for good: the harness got an error
     unused_repeats: int = 0  # of those, what harnesses asked again only because they got a stub
+    orphaned: int = 0  # of those, unused, since they may follow from an answer that was damaged
     duplicates: int  # further answers to the same request, not used
     disagreements: int  # duplicates that differ from the answer that is used
     damaged: int  # journal frames that failed their checksum, asked again

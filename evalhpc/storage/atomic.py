@@ -7,8 +7,9 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,10 +51,11 @@ _TRANSIENT = frozenset(
         errno.ENOTCONN, errno.ESHUTDOWN,
     }
 )  # fmt: skip
+
+
 _TROUBLE = (_TRANSIENT - {errno.EINTR, errno.EAGAIN}) | {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS,
 }  # fmt: skip
-
 
 #: What `temporary_name` makes.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -121,7 +123,9 @@ def temporary_name(path: Path) -> Path:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what writers that were killed left below `folder`; nobody must write there now."""
-    for place, _folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, folders):
+            shutil.rmtree(Path(place, name))
         for name in names:
             if _TEMPORARY.fullmatch(name):
                 Path(place, name).unlink(missing_ok=True)
@@ -138,6 +142,20 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def sync_files(folder: Path, files: Iterable[Path]) -> None:
+    """Make these files below `folder` durable, and the names on their way; raises OSError."""
+    folders = {folder}
+    for path in files:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        folders.update(parent for parent in path.parents if parent.is_relative_to(folder))
+    for place in folders:
+        sync_folder(place)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -191,15 +209,14 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 def append_jsonl(path: Path, record: Any) -> None:
     """Append one JSON line in a single durable write; raises StorageError.
 
-    What an interrupted append left is made void first, never joined to this record.
+    What an interrupted append left is made void first, never joined to this record; a record that
+    lacks its end of line only is given one.
     """
     line = encode_meta(record) + b"\n"
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                line = _VOID + b"\n" + line
+            line = _end_of_last(fd) + line
             written = os.write(fd, line)
             if written < len(line):
                 os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR) - written)
@@ -207,6 +224,21 @@ def append_jsonl(path: Path, record: Any) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _end_of_last(fd: int) -> bytes:
+    """What the last line of an open file of JSON lines lacks; raises OSError."""
+    size = os.fstat(fd).st_size
+    if not size or os.pread(fd, 1, size - 1) == b"\n":
+        return b""
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        last = file.read().rpartition(b"\n")[2]
+    try:
+        parse_json(last)
+    except ValueError:
+        return _VOID + b"\n"
+    return b"\n"
 
 
 def read_jsonl(path: Path) -> list[Any]:

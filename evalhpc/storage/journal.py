@@ -53,7 +53,13 @@ class JournalWriter:
 
 
 def read_journal(path: Path, run_hash: str) -> Iterator[tuple[bytes, Answer] | Damage]:
-    """(key, answer) or damage, in file order, in flat memory.
+    """(key, answer) or damage, in file order, in flat memory; raises as `read_frames`."""
+    for item in read_frames(path, run_hash):
+        yield item if isinstance(item, Damage) else item[1:]
+
+
+def read_frames(path: Path, run_hash: str) -> Iterator[tuple[int, bytes, Answer] | Damage]:
+    """(where its frame ends, key, answer) or damage, in file order, in flat memory.
 
     Raises IntegrityError for the journal of another run, StorageError if it cannot be read.
     """
@@ -68,7 +74,8 @@ def read_journal(path: Path, run_hash: str) -> Iterator[tuple[bytes, Answer] | D
                 yield Damage(item.offset, item.end - item.offset, str(error))
                 continue
             body = file.body(item)
-            yield item.key, Answer(status, content_type, body, item.latency, item.attempts)
+            answer = Answer(status, content_type, body, item.latency, item.attempts)
+            yield item.end, item.key, answer
 
 
 @lru_cache(maxsize=1024)  # a journal has few different ones

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from evalhpc.core.frames import Damage
+from evalhpc.errors import IntegrityError
 from evalhpc.storage.atomic import publish, storage_errors, temporary_name
 from evalhpc.storage.framed import other_run
 from evalhpc.storage.merge_bodies import Bodies
 from evalhpc.storage.merge_index import Index
 from evalhpc.storage.merge_order import Choice, choose
+from evalhpc.storage.seals import Seals
 from evalhpc.storage.spool import CHUNK, as_bytes
 from evalhpc.storage.store_file import Column, stored_run
 from evalhpc.storage.store_writer import LayoutWriter, bodies_at
@@ -42,41 +44,60 @@ def merge_journals(
     run_hash: str,
     *,
     log: Callable[[str], None] | None = None,
+    seals: Seals | None = None,
+    before: Callable[[Path, MergeReport], None] | None = None,
 ) -> MergeReport:
     """Write the store of all `journals` to `out`, whole or not at all.
 
-    Of several answers to one key the first by (journal name, place) stays. The bytes of the
-    store depend on the set of journals only. `log` hears of each damaged span. Memory is flat
-    but for some bytes an answer; the index of many answers goes through nameless files beside
-    `out`, about 160 bytes an answer.
+    Of several answers to one key the first by (seal, journal name, place) stays; what no seal
+    covers is not read. Without `seals` all counts alike. The bytes of the store depend on the
+    journals and the seals only. `log` hears of each damaged span, and of an `out` that is
+    damaged: it is made anew. `before` sees the new store before it takes the place of `out`.
+    Memory is flat but for some bytes an answer; the index of many answers goes through nameless
+    files beside `out`, about 160 bytes an answer.
 
     Raises IntegrityError where a journal or the present `out` belongs to another run,
     StorageError where something cannot be read or written.
     """
-    if out.exists() and (found := stored_run(out)) != run_hash:
-        raise other_run(out, found, run_hash)
+    _refuse_other_run(out, run_hash, log)
     paths = sorted(set(journals), key=lambda path: (path.name, path))
-    with storage_errors(out):
-        report = _merge(paths, out, run_hash)
+    temporary = temporary_name(out)
+    try:
+        with storage_errors(out):
+            report = _merge(paths, temporary, run_hash, seals)
+        if before:
+            before(temporary, report)
+        with storage_errors(out):
+            publish(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     if log:
         for path, damage in report.damaged:
             log(f"{path.name}: {damage}")
     return report
 
 
-def _merge(paths: list[Path], out: Path, run_hash: str) -> MergeReport:
-    temporary = temporary_name(out)
+def _refuse_other_run(out: Path, run_hash: str, log: Callable[[str], None] | None) -> None:
+    if not out.exists():
+        return
     try:
-        with Bodies(temporary, bodies_at(run_hash)) as bodies:
-            index = Index(paths, run_hash, out.parent, bodies.add)
-            choice = choose(index.rows, out.parent)
-            bodies.close_up(index.rows.chunks(), choice)
-            _write_layout(temporary, index, choice, run_hash, bodies.size)
-            bodies.sync()
-        publish(temporary, out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        found = stored_run(out)
+    except IntegrityError as error:
+        if log:
+            log(f"{error.what}; it is made anew from the journals")
+        return
+    if found != run_hash:
+        raise other_run(out, found, run_hash)
+
+
+def _merge(paths: list[Path], temporary: Path, run_hash: str, seals: Seals | None) -> MergeReport:
+    with Bodies(temporary, bodies_at(run_hash)) as bodies:
+        index = Index(paths, run_hash, temporary.parent, bodies.add, seals)
+        choice = choose(index.rows, temporary.parent)
+        bodies.close_up(index.rows.chunks(), choice)
+        _write_layout(temporary, index, choice, run_hash, bodies.size)
+        bodies.sync()
     return MergeReport(
         journals=len(paths),
         answers=len(choice.by_key),

@@ -15,15 +15,17 @@ from evalhpc.core.frames import FRAME_HEADER_BYTES, Damage
 from evalhpc.errors import IntegrityError
 from evalhpc.storage.framed import FramedFile
 from evalhpc.storage.journal import parse_answer_meta
+from evalhpc.storage.seals import Seals
 from evalhpc.storage.spool import Records, Spool
 
 #: Bytes of a journal that are read at a time: what the CPU's cache holds until it is written.
 WINDOW = 1 << 20
 #: Frames that are worked on at a time: as many as one gathering write takes.
 FRAMES = 1024
-#: One frame: its header, its place in its journal, and which of `Index.parsed` it is.
+#: One frame: its header, its place in its journal, which of `Index.parsed` it is, and its seal.
 ROW = np.dtype([
     ("header", frames.FRAME_DTYPE), ("offset", "<i8"), ("meta", "<u4"), ("journal", "<u4"),
+    ("seal", "<u4"),
 ])  # fmt: skip
 
 Offsets = npt.NDArray[np.int64]
@@ -31,6 +33,8 @@ Offsets = npt.NDArray[np.int64]
 
 class Index:
     """Every good frame of the journals in (journal name, place) order, in flat memory.
+
+    With `seals` only what they cover of each.
 
     `keep` is given the bodies in this order, up to FRAMES at a time; they lie in buffers that are
     used again after its next call. Raises OSError where a journal or the `folder` of a temporary
@@ -43,8 +47,11 @@ class Index:
         run_hash: str,
         folder: Path,
         keep: Callable[[list[memoryview]], None],
+        seals: Seals | None = None,
     ) -> None:
         self.paths = paths
+        self._seals = seals
+        self._ends, self._numbers = np.empty(0, "<i8"), np.zeros(1, "<u4")
         self.damaged: list[tuple[Path, Damage]] = []
         self.parsed: list[tuple[int, str]] = []  # the distinct (status, content type)
         self._metas: dict[bytes, int] = {}
@@ -62,6 +69,10 @@ class Index:
         if file.damage is not None and file.damage.length:
             self.damaged.append((file.path, file.damage))
         at, stop = frames.FILE_HEADER_BYTES, len(file.buffer)
+        if self._seals is not None:
+            ends, numbers = self._seals.marks(file.path.name)
+            stop = min(stop, ends[-1] if ends else 0)
+            self._ends, self._numbers = np.array(ends[:-1], "<i8"), np.array(numbers, "<u4")
         while at < stop:
             window = self._read(file.path, fd, at, stop)
             begin, end = at, at + len(window)
@@ -70,7 +81,7 @@ class Index:
                 # A frame that the window may have cut is read again rather than looked at alone.
                 if found == at and at - begin > len(window) // 2:
                     break
-                at = found if found > at else self._one(number, file, at)
+                at = found if found > at else self._one(number, file, at, stop)
 
     def _read(self, path: Path, fd: int, at: int, stop: int) -> memoryview:
         """The next window, in a buffer that nobody reads any more."""
@@ -104,9 +115,9 @@ class Index:
         self._take(file.path, window, begin, rows, np.array(ends))
         return begin + ends[-1]
 
-    def _one(self, number: int, file: FramedFile, at: int) -> int:
+    def _one(self, number: int, file: FramedFile, at: int, stop: int) -> int:
         """Take the frame or damage at `at` from the mapped file; where it ends."""
-        with closing(frames.scan(file.buffer, file.seed, at)) as items:
+        with closing(frames.scan(file.buffer, file.seed, at, stop)) as items:
             item = next(items)
         file.drop(at)
         if isinstance(item, Damage):
@@ -139,6 +150,7 @@ class Index:
         """
         metas_at, bodies = meta_at(rows), body_at(rows)
         rows["offset"] += begin
+        rows["seal"] = self._numbers[np.searchsorted(self._ends, ends + begin)]
         if not self._all_as_before(view, metas_at, bodies, rows):
             answers = self._number_metas(path, view, metas_at, bodies, rows)
             rows, bodies, ends = rows[answers], bodies[answers], ends[answers]

@@ -18,7 +18,7 @@ BUCKET = 1 << 17
 PREFIXES = 1 << 16
 #: Rows whose number within it has two bytes.
 BLOCK = 1 << 16
-_UNSORTED = np.dtype([("key", f"S{KEY_BYTES}"), ("digest", "S16"), ("row", "<i8")])
+_UNSORTED = np.dtype([("key", f"S{KEY_BYTES}"), ("digest", "S16"), ("row", "<i8"), ("seal", "<u4")])
 #: A key and the row that stays for it, in the order of the keys.
 BY_KEY = np.dtype([("key", f"S{KEY_BYTES}"), ("row", "<i8")])
 
@@ -49,7 +49,7 @@ class Choice:
 
 
 def choose(rows: Spool, folder: Path) -> Choice:
-    """The first row of each key stays. Raises OSError where `folder` cannot be used."""
+    """Of each key the first row of the earliest seal stays; OSError: `folder` cannot be used."""
     choice = Choice(np.zeros(len(rows), bool), Spool(BY_KEY, folder))
     with Spool(_UNSORTED, folder) as unsorted:
         for start, stop in pairwise(_distribute(rows, unsorted)):
@@ -70,6 +70,7 @@ def _distribute(rows: Spool, unsorted: Spool) -> list[int]:
         records = np.empty(len(chunk), _UNSORTED)
         records["key"] = chunk["header"]["key"]
         records["digest"] = chunk["header"]["digest"]
+        records["seal"] = chunk["seal"]
         records["row"] = np.arange(number * CHUNK, number * CHUNK + len(chunk))
         buckets = bucket_of[prefixes(as_bytes(records["key"]))]
         order = np.argsort(buckets, kind="stable")
@@ -83,6 +84,8 @@ def _distribute(rows: Spool, unsorted: Spool) -> list[int]:
 
 def _choose_among(records: Records, choice: Choice) -> None:
     """Choose within one bucket, whose records are in the order of the rows."""
+    if np.any(records["seal"] != records["seal"][:1]):
+        records = records[np.argsort(records["seal"], kind="stable")]
     records = records[np.argsort(records["key"], kind="stable")]
     keys, digests = records["key"], records["digest"]
     first = np.ones(len(records), bool)

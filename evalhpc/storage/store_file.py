@@ -13,7 +13,7 @@
     content_types, journals         uint8: UTF-8 JSON lists of text
 
 Rows are in the order of (journal name, place in it). Nothing in the file depends on the time or
-the machine: the same journals give the same bytes.
+the machine: the same journals and seals give the same bytes.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from evalhpc.storage.atomic import (
     file_hash,
     remove_temporaries,
     storage_errors,
+    sync_files,
     sync_folder,
     temporary_name,
     write_text,
@@ -29,6 +30,7 @@ from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.samples import RequestRow, write_requests, write_samples
 from evalhpc.storage.store import MergeReport, Store
 from evalhpc.workflow.faults.failures import failed_requests, write_failures
+from evalhpc.workflow.passes.redacting import redact_unfinished
 from evalhpc.workflow.record.image_use import certified_digests, images_of
 from evalhpc.workflow.record.provenance import complete_provenance, read_provenance
 from evalhpc.workflow.record.rounds import load_plan, planned_keys, planned_rounds
@@ -44,6 +46,7 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     counts = _counts(run, number, outcomes, merged, failed)
     root = _checked_root(run, outcomes, failed)
     number_of = {outcome.benchmark: outcome.number for outcome in outcomes}
+    redact_unfinished(run)
     _empty(run.paths.results)
     for outcome in outcomes:
         check_readable(run.paths.pass_output(outcome.number, outcome.benchmark))
@@ -78,7 +81,7 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     report = report_markdown(document, read_provenance(run), certificate)
     write_failures(run, failed)
     write_text(run.paths.report, report)
-    for folder in (run.paths.plan, run.paths.leases, run.paths.endpoints):
+    for folder in (run.paths.plan, run.paths.leases, run.paths.endpoints, run.paths.seals):
         remove_temporaries(folder)  # of jobs that were killed
     write_text(run.paths.certificate, certificate.model_dump_json(indent=1) + "\n")
     run.paths.failure.unlink(missing_ok=True)
@@ -147,6 +150,7 @@ def _counts(
         answered=answered,
         failed=len(failed),
         unused_repeats=sum(outcome.unused_repeats for outcome in outcomes),
+        orphaned=sum(outcome.orphaned for outcome in outcomes),
         # Plain numbers, whatever counted them: they go into JSON.
         duplicates=int(merged.duplicates),
         disagreements=int(merged.disagreements),
@@ -188,6 +192,7 @@ def _copy_output(run: Run, number: int, benchmark: str) -> None:
     temporary = temporary_name(target)
     with storage_errors(target):
         copy_plain(run.paths.pass_output(number, benchmark), temporary)
+        sync_files(temporary, (path for path in temporary.rglob("*") if path.is_file()))
         temporary.rename(target)
         sync_folder(target.parent)
 

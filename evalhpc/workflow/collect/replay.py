@@ -14,7 +14,7 @@ from evalhpc.workflow.passes.passes import run_pass
 from evalhpc.workflow.record.run import Run
 
 #: What a pass reads of a run; the rest of the scratch directory is its own.
-_SHARED = ("store.h5", "plan", "scripts", "tasks", "journals", "jobs.jsonl")
+_SHARED = ("store.h5", "plan", "seals", "scripts", "tasks", "journals", "jobs.jsonl")
 _PASS = 1
 
 

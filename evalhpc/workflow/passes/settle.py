@@ -32,7 +32,8 @@ def refuse_unsettled(run: Run, number: int, outcomes: Sequence[Outcome]) -> None
                 f"{number}, though pass {before} had no open ends and all of its answers"
                 + _difference(run, before, outcome),
                 cause="the harness asks different questions each time (an unseeded shuffle, the "
-                "time of day, an id)",
+                "time of day, an id), or an answer that they follow from is gone (a journal or "
+                "store.h5 was damaged, removed or restored)",
                 hint=f"less {run.paths.unsettled(number, name)}; give the harness a seed "
                 "(params.seed; PYTHONHASHSEED is set already, and sitecustomize.py among its "
                 "modules can seed the rest), or submit with --miss forward, where the model "

@@ -76,10 +76,13 @@ def plan_round(
 ) -> RoundPlan:
     """Write the plan file and its units; the units come last, so that they imply the plan.
 
+    Those of a plan that is written again go first.
+
     The file is in the order in which units are leased, the costliest requests first.
     """
     path = run.paths.round_plan(round_)
     path.parent.mkdir(parents=True, exist_ok=True)
+    run.paths.round_units(round_).unlink(missing_ok=True)
     entries = _Entries(_measured_costs(run, round_))
     starts = _write(run, path, map(entries.seen, requests))
     ordered = lease_order(entries.listed)

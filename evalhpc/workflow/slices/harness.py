@@ -18,6 +18,7 @@ from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueWriter
 from evalhpc.storage.store import Store
 from evalhpc.workflow.passes.harness_run import Ended, Known, Place, log_tail, run_harness
+from evalhpc.workflow.passes.redacting import redact_interrupted
 from evalhpc.workflow.record.merging import merge_aside
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import until_signalled
@@ -87,6 +88,9 @@ async def run_slice(run: Run, slice_: Slice, ask: Forward) -> SliceOutcome:
     Raises EndpointError where the model is gone: then the slice is as good as not begun.
     """
     folder, attempt = _attempt(run, slice_)
+    for earlier in range(attempt):
+        left = run.paths.slice_attempt(slice_.benchmark, slice_.number, earlier)
+        await asyncio.to_thread(redact_interrupted, run, left)
     with _answered_before(run, folder, attempt) as lookup:
         outcome = await _run(run, slice_, folder, lookup, ask)
     write_text(folder / "outcome.json", outcome.model_dump_json(indent=1))

@@ -85,6 +85,31 @@ def test_a_torn_line_costs_no_other_record(tmp_path: Path) -> None:
     assert atomic.read_jsonl(path) == [{"job": 1}, {"job": 2}, {"job": 3}]
 
 
+def test_a_record_that_lacks_only_its_end_of_line_is_kept(tmp_path: Path) -> None:
+    """It was read as a record before the next append, and so it is after it."""
+    path = tmp_path / "jobs.jsonl"
+    atomic.append_jsonl(path, {"job": 1})
+    atomic.append_jsonl(path, {"job": 2})
+    path.write_bytes(path.read_bytes()[:-1])
+    atomic.append_jsonl(path, {"job": 3})
+    assert atomic.read_jsonl(path) == [{"job": 1}, {"job": 2}, {"job": 3}]
+
+
+def test_files_are_synced_with_the_folders_above_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file, and each folder from it up to the one that was named."""
+    files = [tmp_path / "a" / "b" / "1", tmp_path / "2"]
+    files[0].parent.mkdir(parents=True)
+    for path in files:
+        path.write_text("")
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
+    atomic.sync_files(tmp_path, files)
+    expected = (*files, tmp_path / "a" / "b", tmp_path / "a", tmp_path)
+    assert synced == {path.stat().st_ino for path in expected}
+
+
 def test_a_broken_line_before_the_end_is_an_error(tmp_path: Path) -> None:
     """Nobody's death explains it, and the line is named."""
     path = tmp_path / "jobs.jsonl"
@@ -146,3 +171,14 @@ def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / "in" / name).touch()
     atomic.remove_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["in", *kept])
+
+
+def test_names_are_asked_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that this node takes for absent is looked for in the folder's listing; a folder that
+    is absent, or none, has no names."""
+    (tmp_path / "made").touch()
+    assert not atomic.is_there(tmp_path / "absent")
+    assert atomic.look_anew(tmp_path / "absent") == frozenset()
+    assert atomic.look_anew(tmp_path / "made") == frozenset()
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)  # as NFS for a minute
+    assert atomic.is_there(tmp_path / "made")

@@ -252,8 +252,6 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
         file["x"] = 1
     with pytest.raises(IntegrityError, match="not a store"):
         Store.open(out, RUN)
-    with pytest.raises(IntegrityError, match="not a store"):
-        merge_journals([], out, RUN)
 
 
 def test_digests_prove_content(tmp_path: Path) -> None:

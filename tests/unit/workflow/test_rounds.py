@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,16 @@ from evalhpc.errors import StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.requests_file import read_requests
+from evalhpc.workflow.record import rounds
 from evalhpc.workflow.record.jobs import record_job
 from evalhpc.workflow.record.merging import merge
-from evalhpc.workflow.record.rounds import CUT_SHORT, load_plan, plan_round, within_budget
+from evalhpc.workflow.record.rounds import (
+    CUT_SHORT,
+    load_plan,
+    plan_round,
+    planned_rounds,
+    within_budget,
+)
 from evalhpc.workflow.record.run import Run
 from tests.factories import make_spec
 
@@ -128,6 +136,25 @@ def test_a_round_after_a_pass_counts(tmp_path: Path) -> None:
     outcome.parent.mkdir(parents=True)
     outcome.write_text("{}")
     assert not within_budget(run)
+
+
+def test_a_plan_that_is_written_again_is_whole_or_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two of its files, a planning job leaves no units of the plan before."""
+    write = rounds._write
+    killed = iter([False, True])
+
+    def killed_second(*words: Any) -> list[int]:
+        if next(killed):
+            raise KeyboardInterrupt
+        return write(*words)
+
+    plan_round(run, 1, asked(LENGTHS))
+    monkeypatch.setattr(rounds, "_write", killed_second)
+    with pytest.raises(KeyboardInterrupt):
+        plan_round(run, 1, asked(LENGTHS))
+    assert planned_rounds(run) == []
 
 
 def test_a_directory_is_shown_as_a_word_that_can_be_pasted(tmp_path: Path) -> None:

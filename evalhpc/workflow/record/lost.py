@@ -1,0 +1,78 @@
+"""Answers that the store had and has no longer, and the questions that followed from them.
+
+    seals/lost-<id>.json   {"round": the last one planned then, "benchmarks": {name: answers}}
+
+A damaged journal may take away an answer that a pass has used. It is asked again, and the model
+may answer otherwise: what the harness asked after the first answer is then asked by nobody any
+more, though it is planned and answered. That is no sign of a harness that asks by chance.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from evalhpc.core.identity import Request
+from evalhpc.errors import IntegrityError
+from evalhpc.models.base import Frozen
+from evalhpc.storage.atomic import look_anew, write_text
+from evalhpc.storage.requests_file import read_requests
+from evalhpc.storage.store import Store
+from evalhpc.workflow.record.records import read_record
+from evalhpc.workflow.record.rounds import planned_rounds
+from evalhpc.workflow.record.run import Run
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "lost-"
+
+
+class Lost(Frozen):
+    """What one merge found gone."""
+
+    round: int  # the last one that was planned then
+    benchmarks: dict[str, int]  # name → answers
+
+
+def note_lost(run: Run, fresh: Path) -> None:
+    """Record what the store `fresh` lacks of the run's present store, or answers otherwise."""
+    try:
+        before = Store.open(run.paths.store, run.hash)
+    except IntegrityError:
+        return  # the merge has said that it is unreadable
+    with before, Store.open(fresh, run.hash) as after:
+        lost = {key for key, digest in before.pairs() if not _holds(after, key, digest)}
+    rounds = planned_rounds(run)
+    counts = Counter(r.benchmark for r in _planned(run, rounds) if r.key in lost)
+    if not counts:
+        return
+    record = Lost(round=rounds[-1], benchmarks=dict(counts))
+    path = run.paths.seals / f"{_PREFIX}{secrets.token_hex(6)}.json"
+    write_text(path, record.model_dump_json())
+    log.warning("%d answers that were there before are damaged or gone", counts.total())
+
+
+def orphaned(run: Run, benchmark: str, unused: Collection[bytes]) -> set[bytes]:
+    """Those of the unused answers whose question may have followed from a lost answer.
+
+    They are the benchmark's own, and were planned before it was known that the answer is lost.
+    """
+    names = sorted(name for name in look_anew(run.paths.seals) if name.startswith(_PREFIX))
+    records = (read_record(run.paths.seals / name, Lost) for name in names)
+    until = max((lost.round for lost in records if benchmark in lost.benchmarks), default=0)
+    rounds = [round_ for round_ in planned_rounds(run) if round_ <= until]
+    if not unused or not rounds:
+        return set()
+    return {request.key for request in _planned(run, rounds)}.intersection(unused)
+
+
+def _holds(store: Store, key: bytes, digest: bytes) -> bool:
+    return store.has(key) and store.digest(key) == digest
+
+
+def _planned(run: Run, rounds: Iterable[int]) -> Iterator[Request]:
+    for round_ in rounds:
+        yield from read_requests(run.paths.round_plan(round_), run.hash)
