@@ -51,13 +51,14 @@ def secrets(file: str | None, command: tuple[str, ...], names: tuple[str, ...]) 
 @node.command("pass", epilog="\b\nExample:\n  evalhpc node pass --run-dir RUN --pass 0")
 @_RUN_DIR
 @click.option("--pass", "number", type=click.IntRange(min=0), default=0, show_default=True)
-def pass_(run_dir: Path, number: int) -> None:
+@click.option("--lease", type=click.Path(path_type=Path), help="Of the shard that runs the pass.")
+def pass_(run_dir: Path, number: int, lease: Path | None) -> None:
     """Run pass 0 and write the first round's plan; later passes are the collector's."""
     if number:
         raise click.UsageError(f"pass {number} belongs to: evalhpc node collect --round {number}")
     from evalhpc.workflow.node.succession import planning_job  # start-up time
 
-    sys.exit(planning_job(run_dir))
+    sys.exit(planning_job(run_dir, lease))
 
 
 @node.command(epilog="\b\nExample:\n  evalhpc node shard --run-dir RUN --round 1 --shard 0")

@@ -33,13 +33,18 @@ class QueueWriter:
 
 
 class _Growing:
-    """Whole frames behind those that were read before; a torn one is read when it is whole."""
+    """Whole frames behind those that were read before; a torn one is read when it is whole.
+
+    What is damaged in front of a whole one is passed over, but looked at again each time: a file
+    server may show the parts of one write in any order.
+    """
 
     def __init__(self, path: Path, kind: Kind, run_hash: str) -> None:
         self.path = path
         self._kind: Kind = kind
         self._run_hash = run_hash
         self._offset = FILE_HEADER_BYTES
+        self._holes: list[tuple[int, int]] = []  # where each damaged span starts and ends
 
     def frames(self) -> list[tuple[Frame, bytes, bytes]]:
         """(frame, meta, body) of what is new. Raises StorageError, IntegrityError."""
@@ -49,16 +54,29 @@ class _Growing:
                 size = file.seek(0, 2)
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
-        if size <= self._offset:
+        if size <= self._offset and not self._holes:
             return []
-        found = []
+        found: list[tuple[Frame, bytes, bytes]] = []
         with FramedFile(self.path, self._kind, self._run_hash) as file:
-            for item in file.scan(self._offset):
-                if isinstance(item, Damage):
-                    break
-                found.append((item, file.meta(item), file.body(item)))
-                self._offset = item.end
+            holes = [hole for start, end in self._holes for hole in _read(file, start, end, found)]
+            offset, tail = self._offset, _read(file, self._offset, None, found)
+        offset = max([offset, *(frame.end for frame, _, _ in found)])
+        self._holes = [*holes, *((start, end) for start, end in tail if start < offset)]
+        self._offset = offset
         return found
+
+
+def _read(
+    file: FramedFile, start: int, end: int | None, found: list[tuple[Frame, bytes, bytes]]
+) -> list[tuple[int, int]]:
+    """Add a range's whole frames to `found`; returns its damaged spans."""
+    damaged = []
+    for item in file.scan(start, end):
+        if isinstance(item, Damage):
+            damaged.append((item.offset, item.offset + item.length))
+        else:
+            found.append((item, file.meta(item), file.body(item)))
+    return damaged
 
 
 class QueueReader(_Growing):

@@ -108,7 +108,7 @@ class LeaseBook:
 
     def is_done(self, unit: int) -> bool:
         """Whether anyone has said that the unit is answered."""
-        if unit not in self._done and self._exists(f"{unit}.done"):
+        if unit not in self._done and _exists(self.folder / f"{unit}.done"):
             self._done.add(unit)
         return unit in self._done
 
@@ -117,11 +117,15 @@ class LeaseBook:
         generation = self._mine.get(unit)
         if generation is None:
             return False
-        if self._exists(_lease_name(unit, generation + 1)):
+        if is_stolen(self.lease(unit)):
             del self._mine[unit]
             self._generation[unit] = max(generation + 1, self._generation.get(unit, 0))
             return False
         return True
+
+    def lease(self, unit: int) -> Path:
+        """The file that says that we hold the unit; raises KeyError where we do not."""
+        return self.folder / _lease_name(unit, self._mine[unit])
 
     # --- many units
 
@@ -272,14 +276,25 @@ class LeaseBook:
         others = [*window[start:], *window[:start]]
         return [*(u for u in window if u % self._workers_at_once == own), *others]
 
-    def _exists(self, name: str) -> bool:
-        with storage_errors(self.folder / name):
-            try:
-                # Opening asks the server; a stat may be answered from a cache.
-                os.close(os.open(self.folder / name, os.O_RDONLY))
-            except FileNotFoundError:
-                return False
-        return True
+
+def is_stolen(lease: Path) -> bool:
+    """Whether somebody has taken the unit of this lease over since; raises StorageError.
+
+    For a process that works under the lease of another one.
+    """
+    match = _NAME.fullmatch(lease.name)
+    assert match is not None, f"{lease} is no lease"
+    return _exists(lease.with_name(_lease_name(int(match[1]), int(match[3] or 0) + 1)))
+
+
+def _exists(path: Path) -> bool:
+    with storage_errors(path):
+        try:
+            # Opening asks the server; a stat may be answered from a cache.
+            os.close(os.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def _lease_name(unit: int, generation: int) -> str:

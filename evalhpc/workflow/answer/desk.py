@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -141,6 +142,16 @@ class Desk:
         """Take the pass that follows this round; False if another shard has it."""
         with self._lock:
             return self._book.next_unit([self._pass]) is not None
+
+    def pass_lease(self) -> Path:
+        """The lease of the pass that this shard has claimed."""
+        with self._lock:
+            return self._book.lease(self._pass)
+
+    def holds_pass(self) -> bool:
+        """Whether the pass that this shard has claimed is still its own to plan or to fail."""
+        with self._lock:
+            return self._book.still_mine(self._pass)
 
     def pass_done(self) -> bool:
         """Whether a shard has run the pass that follows this round."""

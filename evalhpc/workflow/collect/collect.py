@@ -28,8 +28,13 @@ from evalhpc.workflow.faults.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.faults.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.faults.file_system import may_pass
 from evalhpc.workflow.faults.shard_failures import failure_files
-from evalhpc.workflow.passes.live import bind, is_live_result, settle_answered
-from evalhpc.workflow.passes.passes import load_outcome, run_pass
+from evalhpc.workflow.passes.live import given_what_counts, is_live_result, settle_answered
+from evalhpc.workflow.passes.passes import (
+    StillHeld,
+    load_outcome,
+    refuse_taken_over,
+    run_pass,
+)
 from evalhpc.workflow.passes.settle import refuse_unsettled
 from evalhpc.workflow.record.jobs import AGAIN, launched, launches, may_again
 from evalhpc.workflow.record.merging import merge
@@ -73,27 +78,31 @@ class Collected:
     again: str = ""
 
 
-def plan_first(run: Run, replicas: Replicas) -> Collected:
+def plan_first(run: Run, replicas: Replicas, still_held: StillHeld = lambda: True) -> Collected:
     """Pass 0: the misses of an empty store are the plan of round 1.
 
     With `run.shard_by: samples` it only cuts the documents: the plan follows once all are run.
     With `run.miss: forward` the replicas answer them at once, with `wait` all shards do; what an
     interrupted attempt has journalled is not asked again.
+
+    Raises IncompleteError, and plans nothing, where the pass is not `still_held` by its shard.
     """
     live = run.spec.run.miss != "stub"
     if live and any(run.paths.journals.iterdir()):
         merge(run)
-    forward = run.spec.run.miss == "forward"
-    outcomes = run_pass(run, 0, replicas.ready() if forward else None)
+    endpoints = replicas.ready() if run.spec.run.miss == "forward" else None
+    outcomes = run_pass(run, 0, endpoints, still_held)
     refuse_failed(outcomes)
+    if live and not given_what_counts(run, outcomes):
+        outcomes = run_pass(run, 0, endpoints, still_held)
+        refuse_failed(outcomes)
+    refuse_taken_over(still_held)
     if run.spec.run.shard_by == "samples":
         slices = cut(run)
         check_prompts(run, slices)
         publish_slices(run, slices)
         return Collected("more", 1, sum(outcome.misses for outcome in outcomes))
     plan = plan_misses(run, 0, partial(settle_answered, run) if live else None)
-    if live:
-        bind(run, 0, outcomes)
     return Collected("more", 1, plan.requests)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
+from evalhpc.storage.leases import is_stolen
 from evalhpc.workflow.collect.collect import (
     Collected,
     alone,
@@ -23,6 +24,7 @@ from evalhpc.workflow.faults.early_stop import (
     restarts_here,
 )
 from evalhpc.workflow.faults.file_system import may_pass, patiently
+from evalhpc.workflow.passes.passes import StillHeld
 from evalhpc.workflow.record.jobs import launched
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run, open_run
@@ -42,27 +44,37 @@ from evalhpc.workflow.submit.launch import (
 log = logging.getLogger(__name__)
 
 
-def planning(root: Path) -> int:
-    """Pass 0 and the first plan."""
+def planning(root: Path, lease: Path | None = None) -> int:
+    """Pass 0 and the first plan.
+
+    `lease`: of the shard whose pass this is. Once another one has taken it over, whatever becomes
+    of this pass is no failure of the run.
+    """
     run = open_run(root)
+
+    def still_held() -> bool:
+        return lease is None or not is_stolen(lease)
+
     try:
         refuse_restarts(run, restarts_here())
-        patiently(run, lambda: _plan(run))
+        patiently(run, lambda: _plan(run, still_held))
     except EvalhpcError as error:
-        note_failure(run, error)
+        if still_held():
+            note_failure(run, error)
         return failed(error)
     except Interrupted:
         return INTERRUPTED
     except Exception as error:
         what = f"the planning job failed: {error!r}"
-        note_failure(run, EvalhpcError(what, cause="a bug of evalhpc"))
+        if still_held():
+            note_failure(run, EvalhpcError(what, cause="a bug of evalhpc"))
         raise
     return 0
 
 
-def _plan(run: Run) -> None:
+def _plan(run: Run, still_held: StillHeld) -> None:
     with Replicas(run, 0, 0) as replicas:
-        planned = plan_first(run, replicas)
+        planned = plan_first(run, replicas, still_held)
     log.info("planned %d requests for round 1", planned.requests)
 
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.storage.leases import is_stolen
 from evalhpc.workflow.collect.collect import note_failure
 from evalhpc.workflow.faults.early_stop import restarts_here
 from evalhpc.workflow.node.jobs import collecting, failed, own_job, planning
@@ -19,11 +20,11 @@ from evalhpc.workflow.submit.launch import launch_collect, slurm_here
 log = logging.getLogger(__name__)
 
 
-def planning_job(root: Path) -> int:
+def planning_job(root: Path, lease: Path | None = None) -> int:
     """The planning job, begun again where it is killed; where it was asked to end, the collector
-    sees to what follows."""
-    ended = live(lambda _: planning(root))
-    if ended.killed:
+    sees to what follows. `lease`: of the shard that runs it."""
+    ended = live(lambda _: planning(root, lease))
+    if ended.killed and not (lease is not None and is_stolen(lease)):
         killed(root, "planning", ended.killed)
     return ended.code
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from evalhpc.core.acceptance import Outcome, verdict
+from evalhpc.core.frames import payload_digest
 from evalhpc.core.identity import Answer, Request
+from evalhpc.core.merkle import merkle_root
 from evalhpc.core.planning import RoundPlan
+from evalhpc.gateway.app import Forward
 from evalhpc.http.balanced import Client
-from evalhpc.storage.atomic import write_text
-from evalhpc.storage.journal import JournalWriter
+from evalhpc.storage.journal import JournalWriter, answer_meta
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.worker.asking import Asker, RetryPolicy, Unanswered
 from evalhpc.worker.dialects import DIALECTS
@@ -18,9 +21,11 @@ from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.pulse import Pulse
 from evalhpc.workflow.record.rounds import unanswered_units
 from evalhpc.workflow.record.run import Run
-from evalhpc.workflow.record.stored import stored_answers
+from evalhpc.workflow.record.stored import asked_root, stored_answers
 from evalhpc.workflow.serve.clients import endpoint_clients
 from evalhpc.workflow.serve.replica import Endpoint
+
+log = logging.getLogger(__name__)
 
 #: Journals of live passes bear the number of a shard that no array has.
 LIVE_SHARD = 99_999
@@ -91,18 +96,50 @@ def settle_answered(run: Run, plan: RoundPlan) -> None:
     book.end({"state": "ended", "answered": sum(unit.count for unit in answered)})
 
 
-def bind(run: Run, number: int, outcomes: list[Outcome]) -> list[Outcome]:
-    """After a live pass whose requests are planned: its outcomes stand for the merged answers."""
+class Given:
+    """One benchmark's live pass: its answers, and what proves which ones the harness was given.
+
+    Two shards may answer the same request, and the one that counts need not be the one that came
+    first: only what was handed out tells what the harness's numbers rest on.
+    """
+
+    def __init__(self, lookup: Callable[[bytes], Answer | None], ask: Forward) -> None:
+        self._lookup = lookup
+        self._ask = ask
+        self._digests: dict[bytes, bytes] = {}
+
+    def lookup(self, key: bytes) -> Answer | None:
+        """An answer that was there when the pass began."""
+        return self._noted(key, self._lookup(key))
+
+    async def ask(self, request: Request) -> Answer | None:
+        """An answer of the model; None for a request that was given up."""
+        return self._noted(request.key, await self._ask(request))
+
+    def root(self) -> str:
+        """The Merkle root over all that was handed out, as one over the store would be."""
+        return merkle_root(sorted(self._digests.items()))
+
+    def _noted(self, key: bytes, answer: Answer | None) -> Answer | None:
+        if answer is not None:
+            meta = answer_meta(answer.status, answer.content_type)
+            self._digests[key] = payload_digest(key, meta, answer.body)
+        return answer
+
+
+def given_what_counts(run: Run, outcomes: Iterable[Outcome]) -> bool:
+    """After a live pass, before its requests are planned: whether the harnesses were given just
+    the answers that count, now that all journals are merged."""
+    merge(run)
     with run.open_store() as store:
-        stored = stored_answers(run, store, ())
-    bound = [
-        outcome.model_copy(update={"store_root": stored[outcome.benchmark].root})
-        for outcome in outcomes
-    ]
-    for outcome in bound:
-        path = run.paths.outcome(number, outcome.benchmark)
-        write_text(path, outcome.model_dump_json(indent=1))
-    return bound
+        others = [
+            outcome.benchmark
+            for outcome in outcomes
+            if outcome.store_root != asked_root(run, store, outcome.number, outcome.benchmark)
+        ]
+    for name in others:
+        log.warning("%s was given other answers than those that count, and is run again", name)
+    return not others
 
 
 def is_live_result(run: Run, outcomes: list[Outcome]) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
 
 from evalhpc.core.acceptance import Outcome, verdict
 from evalhpc.core.planning import unused_answers, unused_repeats
-from evalhpc.errors import StorageError
+from evalhpc.errors import IncompleteError, StorageError
 from evalhpc.gateway.app import Forward
 from evalhpc.models.suite import Benchmark
-from evalhpc.storage.atomic import remove_temporaries, write_text
+from evalhpc.storage.atomic import remove_temporaries, storage_errors, sync_files, write_text
+from evalhpc.storage.outputs import plain_files
 from evalhpc.storage.requests_file import RequestWriter
 from evalhpc.storage.scan import files_with_stubs
 from evalhpc.storage.store import Store
@@ -28,14 +30,20 @@ from evalhpc.workflow.passes.harness_run import (
     output_bounds,
     run_harness,
 )
-from evalhpc.workflow.passes.live import live_answers
+from evalhpc.workflow.passes.live import Given, live_answers
+from evalhpc.workflow.passes.redacting import redact_interrupted
+from evalhpc.workflow.record.lost import orphaned
 from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import until_signalled
-from evalhpc.workflow.record.stored import Stored, stored_answers
+from evalhpc.workflow.record.stored import Stored, asked_root, stored_answers
+from evalhpc.workflow.serve.liveness import watched
 from evalhpc.workflow.serve.replica import Endpoint
 
 log = logging.getLogger(__name__)
+
+#: Whether whoever runs a pass still may: no other shard has taken it over.
+StillHeld = Callable[[], bool]
 
 #: Unused answers that an outcome names.
 _SHOWN = 24
@@ -51,24 +59,40 @@ class _Known:
 
 
 def run_pass(
-    run: Run, number: int, endpoints: Mapping[str, Endpoint] | None = None
+    run: Run,
+    number: int,
+    endpoints: Mapping[str, Endpoint] | None = None,
+    still_held: StillHeld = lambda: True,
 ) -> list[Outcome]:
     """Run pass `number` of every benchmark; one that went well before is not run again.
 
     One that is final over the same answers has the outcome of its own, earlier pass. With
-    `endpoints` its misses are answered live.
+    `endpoints` its misses are answered live. Raises IncompleteError before the next benchmark
+    once the pass is not `still_held`.
     """
-    return uvloop.run(until_signalled(_passes(run, number, endpoints)))
+    return uvloop.run(until_signalled(_passes(run, number, endpoints, still_held)))
 
 
-async def _passes(run: Run, number: int, endpoints: Mapping[str, Endpoint] | None) -> list[Outcome]:
+async def _passes(
+    run: Run, number: int, endpoints: Mapping[str, Endpoint] | None, still_held: StillHeld
+) -> list[Outcome]:
     if run.spec.run.miss == "wait" and number == 0:
         async with queued_answers(run) as queue:
-            return await all_passes(run, number, queue)
+            passes = all_passes(run, number, queue, still_held)
+            return await watched(passes, [queue.follow()])
     if endpoints is None:
-        return await all_passes(run, number)
+        return await all_passes(run, number, still_held=still_held)
     async with live_answers(run, number, endpoints) as live:
-        return await all_passes(run, number, live)
+        return await all_passes(run, number, live, still_held)
+
+
+def refuse_taken_over(still_held: StillHeld) -> None:
+    """Raises IncompleteError where another shard runs the pass by now."""
+    if not still_held():
+        raise IncompleteError(
+            "the pass was taken over by another shard",
+            cause="the heartbeat of this one stood still for longer than run.lease_timeout",
+        )
 
 
 def load_outcome(run: Run, number: int, benchmark: str) -> Outcome | None:
@@ -83,7 +107,9 @@ def outcome_before(run: Run, number: int, benchmark: str) -> Outcome | None:
     return next((outcome for outcome in earlier if outcome is not None), None)
 
 
-async def all_passes(run: Run, number: int, live: Forward | None = None) -> list[Outcome]:
+async def all_passes(
+    run: Run, number: int, live: Forward | None = None, still_held: StillHeld = lambda: True
+) -> list[Outcome]:
     """`run_pass` for a caller that has an event loop."""
     # A fixed port serves one gateway at a time.
     fixed = run.spec.site.gateway.port != 0
@@ -91,6 +117,7 @@ async def all_passes(run: Run, number: int, live: Forward | None = None) -> list
 
     async def one(benchmark: Benchmark) -> Outcome:
         async with at_once:
+            await asyncio.to_thread(refuse_taken_over, still_held)
             return await _benchmark_pass(run, number, benchmark, known, live)
 
     with run.open_store() as store:
@@ -110,14 +137,19 @@ async def all_passes(run: Run, number: int, live: Forward | None = None) -> list
 async def _benchmark_pass(
     run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
 ) -> Outcome:
-    root = known.stored[benchmark.name].root
+    if live is None:
+        root: str | None = known.stored[benchmark.name].root
+    else:  # nothing is planned yet
+        root = asked_root(run, known.store, number, benchmark.name)
     done = _done_before(run, number, benchmark.name, root)
     if done is not None:
         log.info("pass %d of %s is there already", done.number, benchmark.name)
         return done
-    _fresh_folder(run, number, benchmark.name)
+    await asyncio.to_thread(_fresh_folder, run, number, benchmark.name)
     outcome = await _with_gateway(run, number, benchmark, known, live)
-    outcome = outcome.model_copy(update={"store_root": root})
+    if verdict(outcome) == "final":
+        # Its outcome vouches for them, after a crash of the file server too.
+        await asyncio.to_thread(_sync, run.paths.pass_output(number, benchmark.name))
     write_text(run.paths.outcome(number, benchmark.name), outcome.model_dump_json(indent=1))
     log.info(
         "pass %d of %s: asked %d, answered %d, misses %d, dependents %d, exit code %d, %.1f s",
@@ -127,7 +159,7 @@ async def _benchmark_pass(
     return outcome
 
 
-def _done_before(run: Run, number: int, benchmark: str, root: str) -> Outcome | None:
+def _done_before(run: Run, number: int, benchmark: str, root: str | None) -> Outcome | None:
     """The outcome of this pass, or of an earlier and final one, over the answers of `root`.
 
     An outcome stands for the answers that it was made from, and for no others.
@@ -152,12 +184,18 @@ async def _with_gateway(
         asked=paths.misses(number, benchmark.name),
     )
     with RequestWriter(paths.misses(number, benchmark.name), run.hash) as misses:
-        source = Known(known.store.get, misses.append, live, known.failed)
+        given = None if live is None else Given(known.store.get, live)
+        if given is None:
+            source = Known(known.store.get, misses.append, None, known.failed)
+        else:
+            source = Known(given.lookup, misses.append, given.ask, known.failed)
         ended = await run_harness(run, benchmark, source, place)
     code, counts, used = ended.exit_code, ended.counts, ended.used
     final = code == 0 and not counts.misses
     stored = known.stored[benchmark.name].keys if code == 0 else []
-    unused = unused_answers(stored, used)
+    nobody_asked = unused_answers(stored, used)
+    orphans = orphaned(run, benchmark.name, nobody_asked)
+    unused = [key for key in nobody_asked if key not in orphans]
     return Outcome(
         benchmark=benchmark.name,
         number=number,
@@ -171,10 +209,17 @@ async def _with_gateway(
         stub_files=files_with_stubs(place.output, _unpackable(run)) if final else (),
         unused=len(unused),
         unused_keys=tuple(key.hex() for key in unused[:_SHOWN]),
+        orphaned=len(orphans),
         unused_repeats=len(unused_repeats(stored, used)),
+        store_root=known.stored[benchmark.name].root if given is None else given.root(),
         seconds=ended.seconds,
         log_tail=log_tail(place.log) if code else (),
     )
+
+
+def _sync(output: Path) -> None:
+    with storage_errors(output):
+        sync_files(output, plain_files(output))
 
 
 def _unpackable(run: Run) -> Budget:
@@ -190,6 +235,7 @@ def _fresh_folder(run: Run, number: int, benchmark: str) -> None:
             aside += 1
         folder.rename(target)
         remove_temporaries(target)
+        redact_interrupted(run, target)
     try:
         run.paths.pass_output(number, benchmark).mkdir(parents=True)
     except OSError as error:

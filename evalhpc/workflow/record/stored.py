@@ -32,6 +32,15 @@ class Stored:
     root: str
 
 
+def asked_root(run: Run, store: Store, number: int, benchmark: str) -> str | None:
+    """`Stored.root` over what a live pass asked, before it is planned; None if it left no list."""
+    path = run.paths.misses(number, benchmark)
+    if not path.is_file():
+        return None
+    keys = sorted({request.key for request in read_requests(path, run.hash)})
+    return merkle_root((key, store.digest(key)) for key in keys if store.has(key))
+
+
 def stored_answers(run: Run, store: Store, failed: Collection[bytes]) -> dict[str, Stored]:
     """Benchmark → its share; every plan is read once, memory is some bytes a request."""
     benchmark_of = {

@@ -30,23 +30,32 @@ def plan_inline(run: Run, shard: int, replicas: Replicas) -> bool:
         if run.paths.failure.exists():
             log.error("pass 0 failed in another shard")
             return False
-        if book.next_unit([_PASS_0]) is not None:
-            _plan(run, book, replicas)
+        # Its last holder may have died right after it had planned.
+        if book.next_unit([_PASS_0]) is not None and (
+            planned_rounds(run) or _plan(run, book, replicas)
+        ):
             return True
         time.sleep(_LOOK)
     return True
 
 
-def _plan(run: Run, book: LeaseBook, replicas: Replicas) -> None:
+def _plan(run: Run, book: LeaseBook, replicas: Replicas) -> bool:
+    """Plan round 1; False where another shard took this one for dead, and plans instead."""
     pulse = Pulse(lambda: book.beat({"state": "planning"}))
+    book.beat({"state": "planning"})  # it may have said before that it ends
     pulse.start()
     try:
         replicas.start()
-        plan_first(run, replicas)
+        plan_first(run, replicas, lambda: book.still_mine(_PASS_0))
         book.done(_PASS_0)
     except EvalhpcError as error:
-        note_failure(run, error)
-        raise
+        if book.still_mine(_PASS_0):
+            note_failure(run, error)
+            raise
+        log.warning("pass 0 was taken over by another shard: %s", error.what)
+        return False
+    else:
+        return True
     finally:
         pulse.stop()
         book.end({"state": "ended"})

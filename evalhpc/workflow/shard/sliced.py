@@ -104,7 +104,8 @@ def _plan(desk: SliceDesk) -> None:
     try:
         plan = plan_sliced(desk.run)
     except EvalhpcError as error:
-        note_failure(desk.run, error)
+        if desk.holds_pass():
+            note_failure(desk.run, error)
         raise
     desk.settle_pass()
     log.info("the slices are run; round 1 has %d requests", plan.requests)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from evalhpc import process
-from evalhpc.errors import HarnessError
+from evalhpc.errors import HarnessError, StorageError
+from evalhpc.storage.atomic import is_there
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answer.answering import answer
-from evalhpc.workflow.answer.queue import QueueDesk
+from evalhpc.workflow.answer.queue_desk import QueueDesk
 from evalhpc.workflow.collect.collect import note_failure
+from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.serve.clients import endpoint_clients
 from evalhpc.workflow.serve.liveness import while_alive
@@ -38,7 +40,7 @@ def answer_queue(run: Run, shard: int, replicas: Replicas, total: WorkCounts) ->
         uvloop.run(serving)
     total.answered += desk.counts.answered
     total.units += desk.counts.units
-    return not run.paths.failure.exists()
+    return bool(planned_rounds(run))
 
 
 async def _serve(desk: QueueDesk, endpoints: dict[str, Endpoint]) -> None:
@@ -60,8 +62,9 @@ async def _serve(desk: QueueDesk, endpoints: dict[str, Endpoint]) -> None:
 
 async def _see_to_pass(desk: QueueDesk) -> None:
     """Run pass 0 in a process of its own, if no other shard that lives does."""
-    while not desk.over():
-        if await asyncio.to_thread(desk.claim_pass):
+    while not (desk.leaving or desk.over()):
+        # Its last holder may have died right after it had planned.
+        if await asyncio.to_thread(desk.claim_pass) and not desk.over():
             await _pass(desk)
         await asyncio.sleep(_LOOK)
 
@@ -71,18 +74,40 @@ async def _pass(desk: QueueDesk) -> None:
     log.info("this shard runs pass 0 beside its model")
     command = [run.spec.python, "-m", "evalhpc", "node", "pass", "--run-dir", str(run.paths.root)]
     child: subprocess.Popen[bytes] = process.start(
-        [*command, "--pass", "0"], log=run.paths.log("planning-0.log"), env=dict(os.environ)
+        [*command, "--pass", "0", "--lease", str(desk.pass_lease())],
+        log=run.paths.log("planning-0.log"),
+        env=dict(os.environ),
     )
     try:
         while child.poll() is None:
             await asyncio.sleep(_LOOK)
+            if not await asyncio.to_thread(_held, desk):
+                log.warning("pass 0 was taken over by another shard, which runs it anew")
+                return
     finally:
         process.stop(child)
-    if desk.over():
+    await asyncio.to_thread(_settle, desk, child.returncode)
+
+
+def _held(desk: QueueDesk) -> bool:
+    try:
+        return desk.holds_pass()
+    except StorageError as error:
+        log.warning("whether pass 0 is still ours will be seen at the next look: %s", error.what)
+        return True
+
+
+def _settle(desk: QueueDesk, code: int) -> None:
+    """After the pass's process has ended: a pass that planned nothing is not done.
+
+    Whoever resumes the run runs it again, and so do other shards where this one is to end.
+    """
+    run = desk.run
+    if planned_rounds(run):
         desk.settle_pass()
-    else:
+    elif not (desk.leaving or is_there(run.paths.failure)) and desk.holds_pass():
         error = HarnessError(
-            f"pass 0 ended with exit code {child.returncode} and planned nothing",
+            f"pass 0 ended with exit code {code} and planned nothing",
             cause="it was killed, or its node ran out of memory",
             hint=f"evalhpc logs {run.word} --kind planning, then: evalhpc resume {run.word}",
         )

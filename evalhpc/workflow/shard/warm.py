@@ -7,7 +7,7 @@ import logging
 
 from evalhpc.core.acceptance import verdict
 from evalhpc.workflow.answer.desk import Desk
-from evalhpc.workflow.passes.passes import all_passes, outcome_before
+from evalhpc.workflow.passes.passes import all_passes, outcome_before, refuse_taken_over
 from evalhpc.workflow.passes.settle import settles
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.rounds import plan_misses, unanswered, within_budget
@@ -35,10 +35,11 @@ async def warm_pass(desk: Desk) -> None:
     try:
         if not await asyncio.to_thread(_complete, run, number):
             return
-        outcomes = await all_passes(run, number)
+        outcomes = await all_passes(run, number, still_held=desk.holds_pass)
         verdicts = {verdict(outcome) for outcome in outcomes}
         more = "misses" in verdicts and "failed" not in verdicts
         if more and settles(run, number, outcomes) and within_budget(run):
+            await asyncio.to_thread(refuse_taken_over, desk.holds_pass)
             plan = await asyncio.to_thread(plan_misses, run, number)
             log.info("pass %d plans %d requests for round %d", number, plan.requests, plan.round)
     finally:
