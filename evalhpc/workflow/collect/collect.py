@@ -26,7 +26,7 @@ from evalhpc.workflow.collect.refusals import (
 from evalhpc.workflow.faults.early_stop import fatal_records, restarts_here
 from evalhpc.workflow.faults.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.faults.failures import failed_requests, refuse_above_limit, worth_another
-from evalhpc.workflow.faults.file_system import may_pass
+from evalhpc.workflow.faults.passing import may_pass
 from evalhpc.workflow.faults.shard_failures import failure_files
 from evalhpc.workflow.passes.live import given_what_counts, is_live_result, settle_answered
 from evalhpc.workflow.passes.passes import (

@@ -23,7 +23,7 @@ from evalhpc.workflow.faults.early_stop import (
     refuse_restarts,
     restarts_here,
 )
-from evalhpc.workflow.faults.file_system import may_pass, patiently
+from evalhpc.workflow.faults.passing import may_pass, patiently
 from evalhpc.workflow.passes.passes import StillHeld
 from evalhpc.workflow.record.jobs import launched
 from evalhpc.workflow.record.rounds import planned_rounds
@@ -145,16 +145,16 @@ def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
         if collected.again:
             log.warning("%s: it is submitted again", collected.again)
         still_sole()
-        if follows_dead and run.spec.site.scheduler == "slurm":
-            end_unrecorded(run, besides=own_job())
-        _go_on(run, collected)
+        _go_on(run, collected, follows_dead=follows_dead)
 
 
-def _go_on(run: Run, collected: Collected) -> None:
+def _go_on(run: Run, collected: Collected, *, follows_dead: bool) -> None:
     if run.spec.site.scheduler != "slurm":
         return  # the local driver sees the new plan and goes on
     if run.spec.site.resubmit:
         try:
+            if follows_dead:
+                end_unrecorded(run, besides=own_job())
             _launch_within_budget(run, collected)
         except Exception as error:
             note_unless_passing(run, "collector", error)

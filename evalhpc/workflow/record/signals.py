@@ -79,7 +79,7 @@ async def until_signalled(
         return await task
     except asyncio.CancelledError:
         if seen:
-            raise Interrupted(seen[-1]) from None
+            raise Interrupted(seen[0]) from None
         raise
     finally:
         for number, handler in previous.items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evalhpc import process
 from evalhpc.errors import EvalhpcError, FutileError
 from evalhpc.workflow.collect.collect import note_failure, wants_array
-from evalhpc.workflow.faults.file_system import await_room
+from evalhpc.workflow.faults.passing import await_room
 from evalhpc.workflow.record.jobs import AGAIN, launched, may_again, process_start, record_job
 from evalhpc.workflow.record.rounds import load_plan, planned_rounds
 from evalhpc.workflow.record.run import Run

@@ -59,6 +59,6 @@ def test_a_collector_that_was_taken_for_dead_submits_nothing(
     submitted: list[int] = []
     monkeypatch.setattr(nodes, "open_run", lambda _: run)
     monkeypatch.setattr(nodes, "collect", frozen)
-    monkeypatch.setattr(nodes, "_go_on", lambda _, round_: submitted.append(round_))
+    monkeypatch.setattr(nodes, "_go_on", lambda *_, **__: submitted.append(2))
     assert nodes.collecting(run.paths.root, 1) == StorageError.exit_code
     assert submitted == []

@@ -25,8 +25,8 @@ from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import claim
 from evalhpc.workflow.collect.collect import Collected, alone, collect, note_failure, wants_array
 from evalhpc.workflow.collect.refusals import refuse_failed
-from evalhpc.workflow.faults import file_system
-from evalhpc.workflow.faults.file_system import may_pass, patiently
+from evalhpc.workflow.faults import passing
+from evalhpc.workflow.faults.passing import may_pass, patiently
 from evalhpc.workflow.node import jobs as nodes
 from evalhpc.workflow.node import succession
 from evalhpc.workflow.record.jobs import AGAIN, record_job, recorded_jobs
@@ -265,7 +265,7 @@ def test_work_is_tried_again_until_there_is_room_or_patience_is_over(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it was tried for in vain is told as StorageError."""
-    monkeypatch.setattr(file_system, "FIRST", 0.01)
+    monkeypatch.setattr(passing, "FIRST", 0.01)
     settings = run.spec.run.model_copy(update={"storage_wait": 0.02})
     run = Run(run.paths, run.spec.model_copy(update={"run": settings}), run.hash)
     tries: list[int] = []
@@ -292,7 +292,7 @@ def test_a_harness_that_was_killed_is_run_three_times(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lack of memory is met again; whoever has killed it once may not be there again."""
-    monkeypatch.setattr(file_system, "FIRST", 0.01)
+    monkeypatch.setattr(passing, "FIRST", 0.01)
     outcome = Outcome(
         benchmark="b", number=0, exit_code=-9, asked=1, answered=0, misses=1, dependents=0
     )
