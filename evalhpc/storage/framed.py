@@ -23,19 +23,28 @@ from evalhpc.storage.atomic import (
 #: Mapped pages are given back after this many bytes, and frames are written out after as many.
 DROP_BYTES = 4 << 20
 WRITE_BYTES = 1 << 20
+#: What is read ahead goes here, and is not looked at: it is in the page cache by then.
+_UNUSED = bytearray(1 << 20)
 
 
 class Mapped:
-    """A file's bytes as one read-only buffer whose passed pages can be given back."""
+    """A file's bytes as one read-only buffer whose passed pages can be given back.
+
+    A page that the file system does not deliver is a bus error, which ends the process without a
+    word: what is to be read in order is read `ahead` of that, where it is a StorageError.
+    """
 
     def __init__(self, path: Path) -> None:
-        with storage_errors(path), open_file(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        self.path = path
+        with storage_errors(path):
+            self._file = open_file(path)
+            size = os.fstat(self._file.fileno()).st_size
             # mmap refuses an empty file, which a shard that died at once leaves behind.
             self.buffer: Buffer = (
-                mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) if size else b""
+                mmap.mmap(self._file.fileno(), size, prot=mmap.PROT_READ) if size else b""
             )
         self._dropped = 0
+        self._ahead = 0
 
     def drop(self, until: int) -> None:
         """Take the pages before `until` out of this process's memory, some time."""
@@ -45,14 +54,30 @@ class Mapped:
         self.buffer.madvise(mmap.MADV_DONTNEED, self._dropped, length)
         self._dropped += length
 
-    def rewind(self) -> None:
-        """Start over: the file will be read from its beginning again."""
-        self._dropped = 0
+    def ahead(self, at: int, end: int) -> None:
+        """Have the kernel read the DROP_BYTES behind `at`, up to `end`. Raises StorageError."""
+        until = min(at + DROP_BYTES, end, len(self.buffer))
+        self._ahead = max(self._ahead, at)
+        while self._ahead < until:
+            with storage_errors(self.path):
+                got = os.preadv(self._file.fileno(), [_UNUSED], self._ahead)
+            if not got:
+                raise StorageError(
+                    f"{self.path} was cut short while it was read",
+                    cause="somebody changed it, or the file system lost a part of it",
+                    hint=f"ls -l {self.path}",
+                )
+            self._ahead += got
+
+    def rewind(self, at: int = 0) -> None:
+        """Start over: the file will be read from there on."""
+        self._dropped, self._ahead = 0, at
 
     def close(self) -> None:
         """Let go of the file; it is unmapped when the last view of it goes."""
         # mmap.close() would raise where the traceback of an error still holds such a view.
         self.buffer = b""
+        self._file.close()
 
 
 class FramedFile(Mapped):
@@ -60,7 +85,6 @@ class FramedFile(Mapped):
 
     def __init__(self, path: Path, kind: Kind, run_hash: str) -> None:
         super().__init__(path)
-        self.path = path
         #: A damaged file header hides nothing else: what it must have said is known.
         self.damage: Damage | None = None
         self.seed = frames.header_seed(frames.file_header(kind, run_hash))
@@ -86,14 +110,18 @@ class FramedFile(Mapped):
         """Frames and damage of a byte range (default: all), giving back what was passed."""
         if start is None and self.damage is not None and self.damage.length:
             yield self.damage
-        self.rewind()
         first = frames.FILE_HEADER_BYTES if start is None else start
+        last = len(self.buffer) if end is None else end
+        self.rewind(first)
+        self.ahead(first, last)
         with closing(
             frames.scan(self.buffer, self.seed, first, end, check_payload=check_payload)
         ) as items:
             for item in items:
                 yield item
                 self.drop(item.offset)
+                passed = item.offset + item.length if isinstance(item, Damage) else item.end
+                self.ahead(passed, last)
 
     def meta(self, frame: Frame) -> bytes:
         """A frame's meta: compact JSON."""

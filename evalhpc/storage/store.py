@@ -11,6 +11,7 @@ import numpy as np
 from evalhpc.core.frames import DIGEST_BYTES, payload_digest
 from evalhpc.core.identity import KEY_BYTES, Answer
 from evalhpc.errors import FrameError
+from evalhpc.storage.atomic import is_there
 from evalhpc.storage.framed import Mapped
 from evalhpc.storage.journal import answer_meta
 from evalhpc.storage.merge import MergeReport, merge_journals
@@ -50,7 +51,7 @@ class Store:
 
         Raises IntegrityError if it is damaged or another run's, StorageError if it is unreadable.
         """
-        if not path.exists():
+        if not is_there(path):
             return cls.empty()
         layout = read_layout(path, run_hash)
         file = Mapped(path)

@@ -12,7 +12,7 @@ from evalhpc.errors import ConfigError, StorageError
 from evalhpc.models.runspec import RunSpec
 from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
-from evalhpc.storage.atomic import storage_error, storage_errors
+from evalhpc.storage.atomic import is_there, storage_error, storage_errors
 
 if TYPE_CHECKING:
     from evalhpc.storage.store import Store
@@ -52,7 +52,7 @@ class Run:
         # Late: HDF5 is a third of the start of commands that only look at a run, or submit one.
         from evalhpc.storage.store import Store
 
-        if not self.paths.store.exists():
+        if not is_there(self.paths.store):
             return Store.empty()
         return Store.open(self.paths.store, self.hash)
 

@@ -14,6 +14,7 @@ from evalhpc.core import frames
 from evalhpc.core.frames import Damage
 from evalhpc.core.identity import Answer
 from evalhpc.errors import IntegrityError, StorageError
+from evalhpc.storage import framed
 from evalhpc.storage.framed import FrameWriter
 from evalhpc.storage.journal import JournalWriter, read_journal
 from tests.storage_fixtures import KEYS, RUN, SmallDisk, write_journal
@@ -174,3 +175,31 @@ def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     writer.append(KEYS[0], Answer(200, "", b""))
     with pytest.raises(StorageError, match="closed"):
         writer.flush()
+
+
+@pytest.mark.parametrize("what", ["Input/output error", "cut short"])
+def test_a_journal_that_cannot_be_read_is_an_error_and_not_a_bus_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What is mapped is read before it is touched, from one window to the next: a file system that
+    fails there is a StorageError, and so is a file that others cut short."""
+    path, read = tmp_path / "a", os.preadv
+    written = [(key, Answer(200, "", b"x" * 3000)) for key in KEYS[:3]]
+    with JournalWriter.create(path, RUN) as journal:
+        for pair in written:
+            journal.append(*pair)
+    monkeypatch.setattr(framed, "DROP_BYTES", 100)
+    assert list(read_journal(path, RUN)) == written
+
+    def fails(fd: int, buffers: list[bytearray], at: int) -> int:
+        if at < 3000:
+            return read(fd, [memoryview(buffers[0])[:100]], at)
+        if what == "cut short":
+            return 0
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fails)
+    answers = read_journal(path, RUN)
+    assert next(answers) == written[0]
+    with pytest.raises(StorageError, match=what):
+        next(answers)
