@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -263,14 +264,17 @@ def test_a_staging_that_is_killed_leaves_no_process_and_no_record(
 ) -> None:
     """It cannot say so; its harness ends all the same, and the next one tidies up and goes on."""
     script = tmp_path / "templates/harness/lm-eval.sh.j2"
-    quick, slow = script.read_text(), tmp_path / "slow.sh"
-    slow.write_text("sleep 77\n")
-    script.write_text(f"exec bash {slow}\n")
+    quick, mark = script.read_text(), str(tmp_path / "mark")
+    script.write_text(f"exec python3 -c 'import time; time.sleep(600)' {mark}\n")
     command = [EVALHPC, "stage", "--site", str(site), "--tasks", "lm-eval/plain"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-        wait_until(lambda: bool(_commands(str(slow))), timeout=60, what="the harness runs")
-        child.kill()
-    wait_until(lambda: not _commands(str(slow)), timeout=60, what="the harness has ended")
+    try:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+            wait_until(lambda: bool(_commands(mark)), timeout=60, what="the harness runs")
+            child.kill()
+        wait_until(lambda: not _commands(mark), timeout=60, what="the harness has ended")
+    finally:
+        for number in _commands(mark):
+            os.kill(int(number), signal.SIGKILL)
     folder = tmp_path / "stage"
     assert len([*(folder / "work").iterdir()]) == 1
     assert list((folder / "records").iterdir()) == []
