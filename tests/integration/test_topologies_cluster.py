@@ -87,7 +87,7 @@ def job_id(run: Path, kind: str) -> int:
 
 
 def test_one_of_two_deployment_jobs_is_cancelled_at_work(cluster: DevCluster, home: Path) -> None:
-    """Its shards end, the others finish; later rounds rest on the job that lives, not a new one."""
+    """Its shards go on with the other one, on which later rounds rest, too: no new one starts."""
     run = home / "turns"
     done = submit(
         cluster, home, "turns", "slow", "--shards", 3, "--set", "deploy.jobs=2",
@@ -101,12 +101,44 @@ def test_one_of_two_deployment_jobs_is_cancelled_at_work(cluster: DevCluster, ho
     assert (counts["planned"], counts["answered"]) == (24, 24)
     ended = json.loads((run / "endpoints" / "deployment-0.json").read_text())["ended"]
     assert "asked to end (SIGTERM)" in ended
+    failures = [path.read_text() for path in run.glob("journals/*.failures.jsonl")]
+    assert not any("fatal" in text for text in failures)
+    assert "from now on deployment job 1 is asked, not 0" in _logs(run, "shard")
     status = json.loads(evalhpc(cluster, home, "status", run, "--json").stdout)
     kinds = [job["kind"] for job in status["jobs"]]
     assert (kinds.count("deploy"), kinds.count("planning")) == (1, 1)
     assert kinds.count("collect") >= 3
     assert "serving http" in evalhpc(cluster, home, "logs", run, "--kind", "deploy").stdout
     await_true(lambda: nothing_left(cluster, home))
+
+
+@pytest.mark.long
+def test_a_shard_waits_for_a_deployment_job_that_was_requeued(
+    cluster: DevCluster, home: Path
+) -> None:
+    """The shard at work ends with it; the next one finds it in the queue, waits, and does the
+    rest in the same round."""
+    run = home / "plain"
+    done = submit(
+        cluster, home, "plain", "slow", "--shards", 2, "--set", "slurm.array_throttle=1",
+        "--set", "run.concurrency=1", "--set", "run.linger=0", "--set", "run.unit_size=1",
+        "--set", "run.request_retries=5", "--tasks", "lm-eval/plain,lm-eval/a,lm-eval/b",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    await_true(lambda: any(path.stat().st_size > 200 for path in run.glob("journals/*.journal")))
+    deploy = job_id(run, "deploy")
+    cluster.exec(["scontrol", "requeue", str(deploy)], user="root", check=True)
+    await_true(lambda: (run / "certificate.json").exists() or (run / "failure.json").exists())
+    assert (run / "certificate.json").exists(), (run / "failure.json").read_text()
+    assert sorted(path.name for path in (run / "plan").iterdir()) == ["1"]
+    (said,) = run.glob("journals/*.failures.jsonl")
+    assert "deployment job 0" in said.read_text()
+    assert list(run.glob("journals/0001-00001-*.journal"))
+    await_true(lambda: nothing_left(cluster, home))
+
+
+def _logs(run: Path, kind: str) -> str:
+    return "".join(path.read_text() for path in run.glob(f"logs/{kind}-*.log"))
 
 
 def _answered(run: Path) -> bool:

@@ -25,6 +25,7 @@ class SharedReplica:
         self._jobs = DeploymentJobs(run, shard)
         self._chosen: Published | None = None
         self._looked = 0.0
+        self._dead: EndpointError | None = None
 
     def start(self) -> None:
         """Its job was submitted with the shards."""
@@ -78,13 +79,13 @@ class SharedReplica:
 
     def death(self) -> EndpointError | None:
         """Why its job is no longer there, once it was, and no other that could be asked."""
-        if self._chosen is None or time.monotonic() - self._looked < LOOK:
-            return None
-        self._looked = time.monotonic()
-        self._jobs.look()
-        serving = self._jobs.serving()
-        self._choose(serving)
-        return None if serving else self._jobs.death(self._chosen)
+        if self._chosen is not None and time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            self._jobs.look()
+            serving = self._jobs.serving()
+            self._choose(serving)
+            self._dead = None if serving else self._jobs.death(self._chosen)
+        return self._dead  # also between two looks: whoever asks asks again before it counts
 
     def stop(self) -> None:
         """It serves other shards too."""

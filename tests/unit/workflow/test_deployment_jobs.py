@@ -19,7 +19,7 @@ from evalhpc.workflow.record.jobs import record_job
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import Received
 from evalhpc.workflow.record.tokens import make_token
-from evalhpc.workflow.serve import deployment_jobs
+from evalhpc.workflow.serve import deployment_jobs, shared_replica
 from evalhpc.workflow.serve.deployment_jobs import preferred
 from evalhpc.workflow.serve.herald import Herald
 from evalhpc.workflow.serve.moving import MovingClient
@@ -199,6 +199,20 @@ def test_without_another_job_the_failure_is_the_requests(run: Run) -> None:
         replica.ready()
         assert not replica.moved_from(URLS[0]["model"])
         assert replica.url() == URLS[0]["model"]
+
+
+def test_an_end_is_no_news_that_is_told_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches asks again half a second later, which is sooner than the next look."""
+    replica = SharedReplica(run, 0, "model")
+    with ending(run, 0, Received("SIGTERM")) as herald:
+        herald.serves(URLS[0])
+        replica.ready()
+    for _ in range(500):
+        if replica.death():
+            break
+        threading.Event().wait(0.01)
+    monkeypatch.setattr(shared_replica, "LOOK", 60.0)
+    assert replica.death() is not None
 
 
 def test_a_job_that_fails_requests_is_asked_again_once_it_beats(run: Run) -> None:
