@@ -80,3 +80,23 @@ def test_a_whole_frame_that_says_nothing_of_an_answer_is_passed_over(
     follower = JournalFollower(path, RUN)
     assert [(k, answer.body) for k, answer in follower.new()] == [(bytes(20), b"1"), (key, b"2")]
     assert follower.new() == []
+
+
+def test_damage_hides_nothing_behind_it_and_may_yet_be_whole(tmp_path: Path) -> None:
+    """A file server may show the end of a write before its middle."""
+    path = tmp_path / "j.journal"
+    keys = [bytes([number]) * 20 for number in range(4)]
+    with JournalWriter.create(path, RUN) as journal:
+        for key in keys:
+            journal.append(key, Answer(200, "application/json", b"answer" + key))
+    whole = path.read_bytes()
+    at = whole.index(b"answer" + keys[1])
+    path.write_bytes(whole[:at] + bytes(6) + whole[at + 6 : -3])
+    follower = JournalFollower(path, RUN)
+    assert [key for key, _ in follower.new()] == [keys[0], keys[2]]
+    assert follower.new() == []
+    path.write_bytes(whole[:at] + bytes(6) + whole[at + 6 :])
+    assert [key for key, _ in follower.new()] == [keys[3]]
+    path.write_bytes(whole)
+    assert [key for key, _ in follower.new()] == [keys[1]]
+    assert follower.new() == []

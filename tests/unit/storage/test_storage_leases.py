@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalhpc.errors import StorageError
-from evalhpc.storage.leases import WINDOW, LeaseBook
+from evalhpc.storage.leases import WINDOW, LeaseBook, is_stolen
 
 TIMEOUT = 60.0
 UNITS = list(range(6))
@@ -44,6 +44,23 @@ def test_one_claim_wins(tmp_path: Path) -> None:
     assert a.still_mine(1)
     assert not b.still_mine(1)
     assert b.free_units(UNITS) == [0, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("thefts", [0, 1, 2])
+def test_a_lease_tells_others_when_it_is_stolen(thefts: int, tmp_path: Path) -> None:
+    """A process that works under it has no book of its own; the first and later holders alike."""
+    clock = Clock()
+    holder = book(tmp_path, "holder", clock)
+    assert holder.claim(1)
+    for number in range(thefts + 1):
+        lease = holder.lease(1)
+        assert not is_stolen(lease)
+        thief = book(tmp_path, f"thief-{number}", clock)
+        assert thief.steal_dead([1]) is None
+        clock.now += TIMEOUT + 1
+        assert thief.steal_dead([1]) == 1
+        assert is_stolen(lease)
+        holder = thief
 
 
 def test_done_is_for_good(tmp_path: Path) -> None:
