@@ -110,7 +110,9 @@ def _try_seal(folder: Path, number: int, grown: Mapping[str, int]) -> None:
     temporary = temporary_name(target)
     with storage_errors(target):
         try:
-            folder.mkdir(exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                sync_folder(folder.parent)
             temporary.mkdir()
             write_json(temporary / _NAME, dict(grown))
             temporary.rename(target)
