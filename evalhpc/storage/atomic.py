@@ -116,6 +116,20 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path) or path.name in look_anew(path.parent)
 
 
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file that others replace; raises OSError.
+
+    For NFS a file is lost that another node replaced since it was opened: the new one is read.
+    """
+    for _ in range(3):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return path.read_bytes()
+
+
 def temporary_name(path: Path) -> Path:
     """A fresh hidden name beside `path`, so that a rename stays within the file system."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -271,9 +285,9 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
+    """SHA-256 of a file's content, 64 hex digits; raises StorageError."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with storage_errors(path), path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evalhpc.storage.atomic import read_whole, storage_error
+
 
 def done_units(leases: Path) -> set[int]:
     """The units of a round's lease folder that somebody has marked as answered."""
@@ -30,6 +32,8 @@ def worker_stats(leases: Path) -> dict[str, dict[str, Any]]:
 
 def _said(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_bytes())["stats"])
+        return dict(json.loads(read_whole(path))["stats"])
     except (FileNotFoundError, ValueError, KeyError):
         return None  # replaced or half-visible on a network file system: the next look has it
+    except OSError as error:
+        raise storage_error(path, error) from error

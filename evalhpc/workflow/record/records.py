@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from evalhpc.core.identity import parse_json
 from evalhpc.errors import IntegrityError
-from evalhpc.storage.atomic import storage_error
+from evalhpc.storage.atomic import read_whole, storage_error
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -38,7 +38,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -182,3 +182,22 @@ def test_names_are_asked_of_the_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert atomic.look_anew(tmp_path / "made") == frozenset()
     monkeypatch.setattr(os.path, "lexists", lambda _: False)  # as NFS for a minute
     assert atomic.is_there(tmp_path / "made")
+
+
+def test_a_file_that_was_replaced_under_its_reader_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ESTALE is tried again, a few times; any other error is not."""
+    (tmp_path / "beat").write_bytes(b"new")
+    read, errors = Path.read_bytes, [errno.ESTALE, errno.ESTALE]
+
+    def fails(path: Path) -> bytes:
+        if errors:
+            raise OSError(errors.pop(), "")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    assert atomic.read_whole(tmp_path / "beat") == b"new"
+    for errors[:] in ([errno.EIO], [errno.ESTALE] * 9):
+        with pytest.raises(OSError, match=rf"{errors[-1]}"):
+            atomic.read_whole(tmp_path / "beat")
