@@ -6,6 +6,7 @@ the real Slurm with Pyxis's options and errors. Apptainer is not in Debian.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -185,6 +186,25 @@ def test_a_run_whose_image_does_not_start_says_why(
     said = finished[name].stderr
     assert words in said
     assert re.search(rf"likely cause: .*the image did not start: .*{cause}", said)
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "bwrap"])
+def test_a_node_loads_data_by_the_harness_in_its_image(runtime: str, desk: Desk) -> None:
+    """As `site check --node` asks it to; Pyxis needs the network to start an image at all."""
+    site = desk.home / f"{runtime}.yaml"
+    site.write_text(
+        f"name: {runtime}\nextends: devcluster\nhostnames: []\n"
+        f"templates: {desk.home}/templates\nrun_root: {desk.home}/{runtime}-checks\n"
+        f"stage_dir: {desk.home}/stage\n"
+        f"container: {{runtime: {runtime}, images: {{lm-eval: {desk.image}}}}}\n"
+    )
+    desk.cluster.exec(["mkdir", "-p", f"{desk.home}/stage"], check=True)
+    done = desk.evalhpc("site", "check", site, "--node", "--tasks", "lm-eval/ok", "--json")
+    assert done.stdout, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    how = "with the job's network" if runtime == "pyxis" else "without a network"
+    assert rows["shard node: data of ok"]["found"].startswith(f"loaded {how}: 8 requests"), rows
+    assert done.returncode == 0, rows
 
 
 def test_nothing_is_left_on_the_nodes(
