@@ -93,7 +93,7 @@ def _exit_reason(outcome: Outcome) -> tuple[str, str, str]:
         )
     if outcome.exit_code == TOO_MUCH_OUTPUT:
         return (
-            f"the harness of {name} left too much in pass {number}, which was removed: "
+            f"the harness of {name} left too much in pass {number}, and its output was removed; "
             + "".join(outcome.log_tail[-1:]),
             "it keeps data or logs in its output folder, or runs wild",
             f"{look}; then submit again with --set run.max_output=GIB, or max_output_files=N",

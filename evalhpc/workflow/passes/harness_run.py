@@ -62,7 +62,7 @@ class Place:
     progress: Path | None = None  # gets the counts so far, once a second
     port: int = 0  # of the gateway; 0: any free one
     env: Mapping[str, str] = field(default_factory=dict)  # on top of what every harness is given
-    asked: Path | None = None  # grows with its questions, which count as what it leaves
+    asked: Callable[[], int] = int  # bytes of its questions so far, which count as what it leaves
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
     if said:
         log.error("the harness left %s: its output is removed", said)
         with storage_errors(place.output), place.log.open("a") as file:
-            file.write(f"\nevalhpc: the harness was ended, or is refused: it left {said}\n")
+            file.write(f"\nevalhpc: it left {said}\n")
         _remove(place.output)
         return said
     for name in redact(place.output, mask, Budget(bounds.bytes)):
@@ -132,9 +132,7 @@ def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
 
 def _excess(place: Place, bounds: Bounds) -> str:
     """How the harness goes beyond its bounds, with what it asked."""
-    asked = place.asked
-    size = asked.stat().st_size if asked is not None and asked.exists() else 0
-    return excess(place.output, bounds, besides=size)
+    return excess(place.output, bounds, besides=place.asked())
 
 
 def _remove(output: Path) -> None:

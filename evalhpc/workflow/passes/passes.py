@@ -176,14 +176,14 @@ async def _with_gateway(
     run: Run, number: int, benchmark: Benchmark, known: _Known, live: Forward | None
 ) -> Outcome:
     paths = run.paths
-    place = Place(
-        output=paths.pass_output(number, benchmark.name),
-        log=paths.harness_log(number, benchmark.name),
-        progress=paths.pass_progress(number, benchmark.name),
-        port=run.spec.site.gateway.port,
-        asked=paths.misses(number, benchmark.name),
-    )
     with RequestWriter(paths.misses(number, benchmark.name), run.hash) as misses:
+        place = Place(
+            output=paths.pass_output(number, benchmark.name),
+            log=paths.harness_log(number, benchmark.name),
+            progress=paths.pass_progress(number, benchmark.name),
+            port=run.spec.site.gateway.port,
+            asked=lambda: misses.offset,
+        )
         given = None if live is None else Given(known.store.get, live)
         if given is None:
             source = Known(known.store.get, misses.append, None, known.failed)

@@ -143,7 +143,6 @@ async def _run(
     place = Place(
         output=folder / "output",
         log=folder / "harness.log",
-        asked=folder / "further.frames",
         env={"EVALHPC_SAMPLES": str(run.paths.slice_documents(name, slice_.number))},
     )
     further = QueueWriter(folder / "further.frames", run.hash)
