@@ -11,10 +11,10 @@ import pytest
 from evalhpc.gateway.app import PassCounts
 from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
+from evalhpc.storage.merge import MergeReport
 from evalhpc.workflow.collect import finish
 from evalhpc.workflow.passes import passes
 from evalhpc.workflow.passes.harness_run import Ended, Known, Place
-from evalhpc.workflow.passes.redacting import redact_unfinished
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.slices import harness
 from evalhpc.workflow.slices.listing import Slice, SliceOutcome
@@ -87,7 +87,9 @@ def test_the_next_life_of_a_slice_does_so_too(run: Run, monkeypatch: pytest.Monk
     assert found == [[]]
 
 
-def test_before_the_certificate_all_that_was_killed_is_looked_through(run: Run) -> None:
+def test_before_the_certificate_all_that_was_killed_is_looked_through(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Passes and slices that had no further life, whatever their output leads to."""
     leave_secret(run.paths.pass_output(0, "arc"))
     leave_secret(run.paths.slice_attempt("arc", 0, 0) / "output")
@@ -97,7 +99,13 @@ def test_before_the_certificate_all_that_was_killed_is_looked_through(run: Run) 
     (linking / "a_link").symlink_to(elsewhere)
     done = leave_secret(run.paths.pass_output(1, "arc"))
     run.paths.outcome(1, "arc").write_text("{}")  # was looked through as it ended
-    redact_unfinished(run)
+
+    def publishes(_: Path) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(finish, "_empty", publishes)
+    with pytest.raises(InterruptedError):
+        finish.publish(run, 1, [], MergeReport())
     assert sorted(holds_secret(run)) == sorted([done, elsewhere])
 
 
