@@ -23,11 +23,12 @@ StillSole = Callable[[], None]
 
 
 @contextmanager
-def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
+def claimed_collector(run: Run, busy: str, wait: float = 0.0) -> Iterator[StillSole]:
     """Hold the run's collector lease within the block; StorageError (`busy`) if another one does.
 
     One that was killed holds it as long as a dead shard its units: until its heartbeat has stood
     still for `run.lease_timeout` seconds, which are waited for; not so within one start of a job.
+    One that lives is waited for `wait` seconds.
     """
     worker = _worker()
     timeout = run.spec.run.lease_timeout
@@ -42,7 +43,7 @@ def claimed_collector(run: Run, busy: str) -> Iterator[StillSole]:
             )
 
     try:
-        _await(book, timeout, busy)
+        _await(book, max(wait, timeout), busy)
         pulse = Pulse(lambda: book.beat({}))
         pulse.start()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from evalhpc.workflow.collect.refusals import (
     refuse_failed,
     refuse_over_budget,
 )
-from evalhpc.workflow.faults.early_stop import fatal_records, restarts_here
+from evalhpc.workflow.faults.early_stop import fatal_records
 from evalhpc.workflow.faults.excluded_nodes import choose_excluded, one_bad_node
 from evalhpc.workflow.faults.failures import failed_requests, refuse_above_limit, worth_another
 from evalhpc.workflow.faults.passing import may_pass
@@ -117,16 +118,16 @@ def collect(run: Run, round_: int) -> Collected:
     rounds = planned_rounds(run)
     if not rounds and not is_sliced(run):
         return _unplanned(run)
-    # Passes inside the array may have planned further rounds. One that has an array of its own
-    # has a collector of its own, too: this one was started a second time.
-    latest = rounds[-1] if rounds else 1
-    if latest > round_ and launched(run.paths, latest):
-        if not launched(run.paths, latest, "collect"):
-            why = "the collector before it was killed between two submissions"
-            return Collected("uncollected", latest, again=why)
-        log.info("round %d was submitted already: its collector goes on", latest)
-        return Collected("ended", latest)
-    return _collect_noting(run, latest)
+    # Passes inside an array may plan further rounds. Where one has an array of its own, it has a
+    # collector of its own, too, for all that follow: this one was started a second time.
+    later = [number for number in rounds if number > round_ and launched(run.paths, number)]
+    if later and not launched(run.paths, later[-1], "collect"):
+        why = "the collector before it was killed between two submissions"
+        return Collected("uncollected", later[-1], again=why)
+    if later:
+        log.info("round %d was submitted already: its collector goes on", later[-1])
+        return Collected("ended", later[-1])
+    return _collect_noting(run, rounds[-1] if rounds else 1)
 
 
 @contextmanager
@@ -135,16 +136,16 @@ def alone(run: Run) -> Iterator[StillSole]:
     collector decides; StorageError where one is at work. To be called before what cannot be
     undone: it tells whether another has taken this one for dead.
 
-    A collector that Slurm started again waits for the file server to take the lock from its first
-    life, on a node that may have died with it.
+    A job waits: for its predecessor, which may still submit what this one is the collector of, and
+    for the file server to take the lock from its own first life, on a node that died with it.
     """
-    wait = LOCK_LEASE if restarts_here() else 0.0
+    wait = LOCK_LEASE if "SLURM_JOB_ID" in os.environ else 0.0
     busy = "another collector of this run is at work"
     with exclusive(run.paths.collect_lock, busy, wait=wait):
         if run.spec.site.scheduler == "local":
             yield lambda: None  # all on one machine, where locks do hold
             return
-        with claimed_collector(run, busy) as still_sole:
+        with claimed_collector(run, busy, wait) as still_sole:
             yield still_sole
 
 

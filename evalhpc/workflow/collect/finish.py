@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from evalhpc.config.yaml_files import dump_yaml
 from evalhpc.core.acceptance import Outcome
@@ -16,6 +18,7 @@ from evalhpc.core.results import HarnessOutput, check_document, results_document
 from evalhpc.errors import HarnessError, IncompleteError, IntegrityError
 from evalhpc.harness.readers import read_output
 from evalhpc.models.certificate import Certificate, Counts
+from evalhpc.models.suite import Benchmark
 from evalhpc.storage.atomic import (
     file_hash,
     remove_temporaries,
@@ -48,23 +51,8 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     number_of = {outcome.benchmark: outcome.number for outcome in outcomes}
     redact_unfinished(run)
     _empty(run.paths.results)
-    for outcome in outcomes:
-        check_readable(run.paths.pass_output(outcome.number, outcome.benchmark))
-    outputs = {
-        b.name: read_output(
-            run.spec.harnesses[b.harness].results, run.paths.pass_output(number_of[b.name], b.name)
-        )
-        for b in run.spec.benchmarks
-    }
-    document = results_document(run.spec, outputs)
-    try:
-        check_document(document)
-    except ValueError as error:
-        raise HarnessError(
-            f"the scores do not fit the results schema: {error}",
-            cause="a score that is no finite number",
-            hint=f"look at passes/{number}/*/output in {run.paths.root}",
-        ) from error
+    outputs = {b.name: _read(run, b, number_of[b.name]) for b in run.spec.benchmarks}
+    document = _checked_document(run, number, outcomes, outputs)
     for benchmark in outputs:
         _copy_output(run, number_of[benchmark], benchmark)
     write_text(run.paths.results_yml, dump_yaml(document))
@@ -87,6 +75,41 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     run.paths.failure.unlink(missing_ok=True)
     log.info("complete: %d answers, results in %s", counts.answered, run.paths.results)
     return certificate
+
+
+def _read(run: Run, benchmark: Benchmark, number: int) -> HarnessOutput:
+    output = run.paths.pass_output(number, benchmark.name)
+    with _forgotten_where_useless(run, {benchmark.name: number}):
+        check_readable(output)
+        return read_output(run.spec.harnesses[benchmark.harness].results, output)
+
+
+def _checked_document(
+    run: Run, number: int, outcomes: list[Outcome], outputs: dict[str, HarnessOutput]
+) -> dict[str, Any]:
+    document = results_document(run.spec, outputs)
+    with _forgotten_where_useless(run, {outcome.benchmark: outcome.number for outcome in outcomes}):
+        try:
+            check_document(document)
+        except ValueError as error:
+            raise HarnessError(
+                f"the scores do not fit the results schema: {error}",
+                cause="a score that is no finite number",
+                hint=f"look at passes/{number}/*/output in {run.word}",
+            ) from error
+    return document
+
+
+@contextmanager
+def _forgotten_where_useless(run: Run, number_of: Mapping[str, int]) -> Iterator[None]:
+    """A harness may end well without results (a full disk): its outcome is not to be used again, so
+    that whoever resumes the run runs it anew."""
+    try:
+        yield
+    except HarnessError:
+        for benchmark, number in number_of.items():
+            run.paths.outcome(number, benchmark).unlink(missing_ok=True)
+        raise
 
 
 def result_files(run: Run) -> dict[str, str]:

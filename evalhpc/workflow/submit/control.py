@@ -13,7 +13,7 @@ from evalhpc.errors import BudgetError, ClusterError, StorageError, UsageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import is_there, write_text
 from evalhpc.storage.locks import claimed, exclusive
-from evalhpc.workflow.collect.collect import note_failure
+from evalhpc.workflow.collect.collect import alone, note_failure
 from evalhpc.workflow.faults.excluded_nodes import carried_over
 from evalhpc.workflow.record.jobs import (
     Job,
@@ -206,7 +206,8 @@ def merge_run(run: Run) -> dict[str, Any]:
             "this run has nothing to merge yet: no round was planned",
             hint=f"evalhpc status {run.word}",
         )
-    report = merge(run)
+    with alone(run):  # an older store must not come to lie over a collector's
+        report = merge(run)
     last = planned_rounds(run)[-1]
     with run.open_store() as store:
         missing = sum(1 for _ in unanswered(run, last, store))

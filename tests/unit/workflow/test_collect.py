@@ -1,0 +1,90 @@
+"""What a collector decides when it is started again, late, or beside another one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from evalhpc.core.acceptance import Outcome
+from evalhpc.core.identity import Answer, Request, make_key
+from evalhpc.errors import HarnessError, StorageError
+from evalhpc.storage.atomic import write_text
+from evalhpc.storage.journal import JournalWriter
+from evalhpc.workflow.collect import collect as collecting
+from evalhpc.workflow.collect.collect import collect
+from evalhpc.workflow.collect.finish import publish
+from evalhpc.workflow.passes.passes import all_passes, load_outcome
+from evalhpc.workflow.record.jobs import record_job
+from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.rounds import plan_round
+from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.record.stored import stored_answers
+from evalhpc.workflow.submit.control import merge_run
+from tests.unit.workflow.test_walltime import plan, run_in
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path / "run")
+
+
+def test_a_round_planned_inside_a_later_array_is_that_arrays_business(run: Run) -> None:
+    """A collector that is started again must not submit it beside the array that is at work."""
+    for round_ in (1, 2, 3):
+        plan(run, round_, 4)
+    for number, round_ in enumerate((1, 2)):
+        record_job(run.paths, "shard", 10 + number, round_, "slurm")
+        record_job(run.paths, "collect", 20 + number, round_, "slurm")
+    found = collect(run, 1)
+    assert (found.state, found.round) == ("ended", 2)
+
+
+def test_an_outcome_without_results_is_not_used_again(run: Run) -> None:
+    """A full disk: lm-eval says so and exits 0. A resume runs it once more."""
+    key = make_key(bytes(16), 0)
+    plan_round(run, 1, [Request(key, "arc", "model", "POST", "/completions", b"{}")])
+    with JournalWriter.create(run.paths.journal(1, 0, 0), run.hash) as journal:
+        journal.append(key, Answer(200, "application/json", b"{}", 0.1, 1))
+    merged = merge(run)
+    root = stored_answers(run, run.open_store(), ())["arc"].root
+    run.paths.pass_output(1, "arc").mkdir(parents=True)
+    outcome = Outcome(
+        benchmark="arc", number=1, exit_code=0, asked=1, answered=1, misses=0, dependents=0,
+        store_root=root,
+    )  # fmt: skip
+    write_text(run.paths.outcome(1, "arc"), outcome.model_dump_json())
+    outcomes = asyncio.run(all_passes(run, 1))  # takes it for done
+    with pytest.raises(HarnessError, match="no results"):
+        publish(run, 1, outcomes, merged)
+    assert load_outcome(run, 1, "arc") is None
+
+
+def test_a_merge_by_hand_waits_for_no_collector_and_does_not_race_it(run: Run) -> None:
+    """An older store would come to lie over a newer one."""
+    plan(run, 1, 1)
+    with collecting.alone(run), pytest.raises(StorageError, match="another collector"):
+        merge_run(run)
+    assert not run.paths.store.exists()
+
+
+@pytest.mark.parametrize(("job", "patience"), [("7", collecting.LOCK_LEASE), ("", 0.0)])
+def test_a_collector_waits_for_its_predecessor_in_a_job_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch, job: str, patience: float
+) -> None:
+    """The one before may still be submitting it; a person at a terminal is told at once."""
+    waits: list[float] = []
+
+    def busy(_path: Path, what: str, *, wait: float) -> None:
+        waits.append(wait)
+        raise StorageError(what)
+
+    monkeypatch.setattr(collecting, "exclusive", busy)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    else:
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(StorageError), collecting.alone(run):
+        pytest.fail("alone")
+    assert waits == [patience]
