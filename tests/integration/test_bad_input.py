@@ -724,6 +724,18 @@ def test_damaged_runs(
         assert said.out == ""
 
 
+def test_who_only_looks_at_a_run_opens_no_store(
+    ended: dict[str, tuple[Path, Said]], evalhpc: Command, tmp_path: Path
+) -> None:
+    """HDF5 gets no bytes of a run directory that somebody sent."""
+    run = tmp_path / "run"
+    shutil.copytree(ended["good"][0], run)
+    (run / "store.h5").unlink()
+    os.mkfifo(run / "store.h5")  # who opens it waits for ever
+    for verb in ("status", "results", "verify", "logs"):
+        assert evalhpc(verb, run).code == 0
+
+
 @pytest.mark.parametrize("what", ["store", "journal"])
 def test_answers_of_another_run_are_refused(
     ended: dict[str, tuple[Path, Said]], evalhpc: Command, tmp_path: Path, what: str
