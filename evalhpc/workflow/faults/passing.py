@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,14 +48,14 @@ def may_pass(error: BaseException) -> bool:
     )
 
 
-def patiently(run: Run, work: Callable[[], T]) -> T:
+def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
     """`work`'s result; it is tried again while the file system is full or away, and `KILLS` times
     after a harness was killed.
 
-    At most `run.storage_wait` seconds are spent on waiting; then the last error is raised, as
-    StorageError or as what `work` made of it.
+    At most `run.storage_wait` seconds, and `most`, are spent on waiting; then the last error is
+    raised, as StorageError or as what `work` made of it.
     """
-    limit, kills = run.spec.run.storage_wait, 0
+    limit, kills = min(run.spec.run.storage_wait, most), 0
 
     def goes_on(error: BaseException) -> bool:
         nonlocal kills
@@ -86,8 +87,9 @@ def patiently(run: Run, work: Callable[[], T]) -> T:
         raise storage_error(Path(error.filename or run.paths.root), error) from error
 
 
-def await_room(run: Run) -> None:
-    """Return once a file of some size can be written into the run directory."""
+def await_room(run: Run, most: float = math.inf) -> None:
+    """Return once a file of some size can be written into the run directory; waits as `patiently`
+    does."""
     probe = temporary_name(run.paths.logs / "room")
 
     def write() -> None:
@@ -96,7 +98,7 @@ def await_room(run: Run) -> None:
         finally:
             probe.unlink(missing_ok=True)
 
-    patiently(run, write)
+    patiently(run, write, most)
 
 
 def _is_killed(error: BaseException) -> bool:

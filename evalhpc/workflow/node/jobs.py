@@ -23,7 +23,7 @@ from evalhpc.workflow.faults.early_stop import (
     refuse_restarts,
     restarts_here,
 )
-from evalhpc.workflow.faults.passing import may_pass, patiently
+from evalhpc.workflow.faults.passing import await_room, may_pass, patiently
 from evalhpc.workflow.passes.passes import StillHeld
 from evalhpc.workflow.record.jobs import launched
 from evalhpc.workflow.record.rounds import planned_rounds
@@ -42,6 +42,9 @@ from evalhpc.workflow.submit.launch import (
 )
 
 log = logging.getLogger(__name__)
+
+#: Seconds that a shard, which may hold GPUs, waits for a file system that is full or away.
+SHARD_WAITS = 60.0
 
 
 def planning(root: Path, lease: Path | None = None) -> int:
@@ -80,16 +83,27 @@ def _plan(run: Run, still_held: StillHeld) -> None:
 
 def answering(root: Path, round_: int, shard: int) -> int:
     """One shard."""
+    run = open_run(root)
     try:
-        run = open_run(root)
         with calling_off(run, answering_round(run, round_)):
             counts = run_shard(run, round_, shard)
     except EvalhpcError as error:
+        if may_pass(error) and run.spec.site.scheduler == "slurm":
+            _let_pass(run)
         return failed(error)
     except Interrupted:
         return INTERRUPTED
     print(f"answered {counts.answered} requests in {counts.units} units")
     return 0
+
+
+def _let_pass(run: Run) -> None:
+    """A shard stays while the file system is away: the collector starts as the last one ends, and
+    without a file system Slurm cannot even open its log."""
+    try:
+        await_room(run, SHARD_WAITS)
+    except EvalhpcError as error:
+        log.error("%s", error.what)
 
 
 def deploying(root: Path, job: int) -> int:

@@ -307,6 +307,31 @@ def test_a_harness_that_was_killed_is_run_three_times(
     assert len(tries) == 3
 
 
+def test_a_shard_ends_when_the_file_system_is_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, Slurm could not open the log of the collector that follows; its code stays 6."""
+    monkeypatch.setattr(passing, "FIRST", 0.01)
+    spec = run.spec.model_copy(
+        update={"site": run.spec.site.model_copy(update={"scheduler": "slurm"})}
+    )
+    monkeypatch.setattr(nodes, "open_run", lambda _: Run(run.paths, spec, run.hash))
+    tries: list[int] = []
+
+    def fail(*_: object) -> None:
+        raise raised(errno.EROFS)
+
+    def write(*_: object) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise raised(errno.EROFS)
+
+    monkeypatch.setattr(nodes, "run_shard", fail)
+    monkeypatch.setattr(passing, "write_bytes", write)
+    assert nodes.answering(run.paths.root, 1, 0) == 6
+    assert len(tries) == 3
+
+
 # --- a user who resumes meanwhile
 
 
