@@ -17,7 +17,7 @@ from evalhpc.cli.values import budget, folder, word
 if TYPE_CHECKING:
     from evalhpc.models.runspec import RunSpec
     from evalhpc.workflow.record.run import Run
-    from evalhpc.workflow.submit.prepare import Prepared
+    from evalhpc.workflow.submit.run_directory import Prepared
 
 F = TypeVar("F", bound=Callable[..., Any])
 

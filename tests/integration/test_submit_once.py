@@ -10,7 +10,8 @@ import pytest
 
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.paths import RunPaths
-from evalhpc.workflow.submit.prepare import Prepared, prepare
+from evalhpc.workflow.submit.prepare import prepare
+from evalhpc.workflow.submit.run_directory import Prepared
 from evalhpc.workflow.submit.wish import Wish
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
