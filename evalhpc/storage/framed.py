@@ -55,17 +55,20 @@ class Mapped:
         self._dropped += length
 
     def ahead(self, at: int, end: int) -> None:
-        """Have the kernel read the DROP_BYTES behind `at`, up to `end`. Raises StorageError."""
+        """Have the kernel read the DROP_BYTES behind `at`, up to `end`.
+
+        Raises StorageError, and IntegrityError where the file has become shorter.
+        """
         until = min(at + DROP_BYTES, end, len(self.buffer))
         self._ahead = max(self._ahead, at)
         while self._ahead < until:
             with storage_errors(self.path):
                 got = os.preadv(self._file.fileno(), [_UNUSED], self._ahead)
             if not got:
-                raise StorageError(
-                    f"{self.path} was cut short while it was read",
-                    cause="somebody changed it, or the file system lost a part of it",
-                    hint=f"ls -l {self.path}",
+                raise IntegrityError(
+                    f"{self.path} became shorter while it was read",
+                    cause="it is being copied or restored, or its disk is failing",
+                    hint=f"ls -l {self.path}  # again when nobody writes to this run",
                 )
             self._ahead += got
 
@@ -88,6 +91,7 @@ class FramedFile(Mapped):
         #: A damaged file header hides nothing else: what it must have said is known.
         self.damage: Damage | None = None
         self.seed = frames.header_seed(frames.file_header(kind, run_hash))
+        self.ahead(0, frames.FILE_HEADER_BYTES)
         header = frames.parse_file_header(self.buffer)
         if isinstance(header, Damage):
             self.damage = header

@@ -12,7 +12,7 @@ from evalhpc.core.frames import DIGEST_BYTES, payload_digest
 from evalhpc.core.identity import KEY_BYTES, Answer
 from evalhpc.errors import FrameError
 from evalhpc.storage.atomic import is_there
-from evalhpc.storage.framed import Mapped
+from evalhpc.storage.framed import DROP_BYTES, Mapped
 from evalhpc.storage.journal import answer_meta
 from evalhpc.storage.merge import MergeReport, merge_journals
 from evalhpc.storage.store_file import (
@@ -26,6 +26,9 @@ from evalhpc.storage.store_file import (
 )
 
 __all__ = ["MergeReport", "Store", "merge_journals"]
+
+#: Bytes of a store that are read when it is opened: most stores are not larger.
+READ_FIRST = 64 << 20
 
 
 class Store:
@@ -58,6 +61,8 @@ class Store:
         if max(layout.ends) > len(file.buffer):
             file.close()
             raise not_a_store(path, "its end is missing")
+        for at in range(0, READ_FIRST, DROP_BYTES):
+            file.ahead(at, READ_FIRST)
         return cls(path, layout, file)
 
     @classmethod
@@ -184,5 +189,7 @@ class Store:
         answer = self._answer(row)
         meta = answer_meta(answer.status, answer.content_type)
         assert self._file is not None
-        self._file.drop(self._blob_at + self._column["offsets"][row])
+        place = self._blob_at + self._column["offsets"][row]
+        self._file.drop(place)
+        self._file.ahead(place, len(self._file.buffer))
         return payload_digest(key, meta, answer.body) == self._digest(row)
