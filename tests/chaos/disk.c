@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <fuse.h>
 #include <fuse_lowlevel.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,7 @@ struct control {
     int64_t growth;  /* errno of whatever needs space: EDQUOT, ENOSPC */
     int64_t change;  /* errno of any change: EROFS */
     int64_t any;     /* errno of everything: EIO */
+    int64_t spared;  /* so many operations pass before the first of `any` */
     int64_t late;    /* not 0: a write that fails is reported by fsync() or close(), as NFS may */
     int64_t handles; /* files that were opened under another number are stale */
 };
@@ -52,6 +54,7 @@ struct handle {
 
 static const volatile struct control *control;
 static int root;
+static atomic_long seen; /* operations since `any` was set */
 static const struct timespec TICK = {.tv_nsec = 10 * 1000 * 1000};
 
 enum effect { READS, CHANGES, GROWS };
@@ -64,7 +67,11 @@ static int answer(enum effect effect) {
         nanosleep(&wait, NULL);
     }
     while (control->stalled) nanosleep(&TICK, NULL);
-    if (control->any) return -(int)control->any;
+    if (!control->any) {
+        seen = 0;
+    } else if (seen++ >= control->spared) {
+        return -(int)control->any;
+    }
     if (effect >= CHANGES && control->change) return -(int)control->change;
     if (effect == GROWS && control->growth) return -(int)control->growth;
     return 0;

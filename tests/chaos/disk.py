@@ -12,7 +12,7 @@ from shlex import join
 
 _SOURCE = Path(__file__).with_name("disk.c")
 #: The numbers of its `struct control`, in their order.
-NUMBERS = ("latency", "stalled", "growth", "change", "any", "late", "handles")
+NUMBERS = ("latency", "stalled", "growth", "change", "any", "spared", "late", "handles")
 #: Seconds; NFS has 3 to 60, for leases that last longer than those of the tests.
 CACHED = 3.0
 

@@ -92,7 +92,10 @@ class Rig:
 
     def status(self, run: Path) -> dict[str, Any]:
         """What `evalhpc status --json` says."""
-        said: dict[str, Any] = json.loads(self.evalhpc("status", run, "--json").stdout)
+        done = self.evalhpc("status", run, "--json")
+        if not done.stdout:
+            return {"state": f"unknown: {done.stderr}"}
+        said: dict[str, Any] = json.loads(done.stdout)
         return said
 
     def processes(self, run: Path) -> list[Process]:
