@@ -61,6 +61,8 @@ class PassGateway:
     counts: PassCounts = field(default_factory=PassCounts)
     used: set[bytes] = field(default_factory=set)
     _occurrences: Occurrences = field(default_factory=Occurrences)
+    #: With `forward`: the answers that serve further requests too, since no stub may.
+    _shared: dict[bytes, asyncio.Future[Answer | None]] = field(default_factory=dict)
 
     def __call__(self, request: HttpRequest) -> HttpReply | Awaitable[HttpReply]:
         """Answer one call of the harness."""
@@ -92,6 +94,11 @@ class PassGateway:
                 return self._from_store(first, known)
             if shared and first in self.failed:
                 return self._give_up(self.failed[first])
+            if shared and first in self._shared:
+                wanted = Request(
+                    first, self.benchmark, self.endpoint, request.method, path, request.body
+                )
+                return self._live(self._shared[first], request, wanted)
             if shared:
                 self.counts.repeats += 1
                 return _stub(request, path)
@@ -106,18 +113,18 @@ class PassGateway:
             return self._give_up(reason)
         self.record_miss(wanted)
         if self.forward is not None:
-            return self._live(self.forward, request, wanted)
+            asking = asyncio.ensure_future(self.forward(wanted))
+            if self.share_at_zero and at_temperature_zero(request.body):
+                self._shared[key] = asking
+            return self._live(asking, request, wanted)
         self.counts.misses += 1
         return _stub(request, path)
 
     async def _live(
-        self,
-        forward: Forward,
-        request: HttpRequest,
-        wanted: Request,
+        self, asking: asyncio.Future[Answer | None], request: HttpRequest, wanted: Request
     ) -> HttpReply:
         # Shielded: an answer is journalled even if the harness has hung up.
-        answer = await asyncio.shield(asyncio.ensure_future(forward(wanted)))
+        answer = await asyncio.shield(asking)
         if answer is None:
             self.counts.misses += 1
             return _stub(request, wanted.path)

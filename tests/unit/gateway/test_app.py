@@ -200,6 +200,33 @@ def test_with_forward_a_miss_is_answered_live_and_recorded() -> None:
     assert [m.body for m in bench.misses] == [b'{"prompt":"yes"}', b'{"prompt":"no"}']
 
 
+def test_what_is_shared_is_shared_by_live_answers_too() -> None:
+    """Asked once, whether the further ones come before its answer or after: never a stub, whose
+    numbers no rule would find in the scores."""
+    bench = Bench(share_at_zero=True)
+    asked: list[bytes] = []
+
+    async def forward(request: Request) -> Answer | None:
+        asked.append(request.key)
+        await asyncio.sleep(0)
+        return answer('"live"')
+
+    bench.gateway.forward = forward
+
+    async def live(body: bytes) -> bytes:
+        reply = bench.gateway(HttpRequest("POST", "/v1/completions", (), body))
+        return (reply if isinstance(reply, HttpReply) else await reply).body
+
+    async def ask() -> list[bytes]:
+        together = await asyncio.gather(*(live(COLD) for _ in range(2)))
+        return [*together, await live(COLD), await live(WARM), await live(WARM)]
+
+    assert asyncio.run(ask()) == [b'"live"'] * 5
+    assert len(asked) == len(bench.misses) == 3
+    counts = bench.gateway.counts
+    assert (counts.live, counts.repeats, counts.misses) == (5, 0, 0)
+
+
 def test_a_request_given_up_for_good_gets_an_error_that_nobody_retries() -> None:
     """A 400 with the reason; neither planned nor counted as an answer, nor are its retries."""
     bench = Bench()

@@ -95,6 +95,9 @@ def test_damage_hides_nothing_behind_it_and_may_yet_be_whole(tmp_path: Path) -> 
     follower = JournalFollower(path, RUN)
     assert [key for key, _ in follower.new()] == [keys[0], keys[2]]
     assert follower.new() == []
+    last = whole.index(b"answer" + keys[3])
+    path.write_bytes(whole[:at] + bytes(6) + whole[at + 6 : last] + bytes(len(whole) - last))
+    assert follower.new() == []
     path.write_bytes(whole[:at] + bytes(6) + whole[at + 6 :])
     assert [key for key, _ in follower.new()] == [keys[3]]
     path.write_bytes(whole)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,8 +32,10 @@ from evalhpc.workflow.node import jobs
 from evalhpc.workflow.passes import passes
 from evalhpc.workflow.passes.harness_run import Ended, Known, Place
 from evalhpc.workflow.passes.live import is_live_result
-from evalhpc.workflow.passes.passes import load_outcome, run_pass
+from evalhpc.workflow.passes.passes import run_pass
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.outcomes import load_outcome
 from evalhpc.workflow.record.rounds import plan_round, planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.serve.liveness import watched
@@ -72,6 +75,13 @@ def journal(run: Run, shard: int, answers: dict[bytes, str], round_: int = QUEUE
     with JournalWriter.create(run.paths.journal(round_, shard, 0), run.hash) as writer:
         for key, text in answers.items():
             writer.append(key, saying(text))
+
+
+@contextmanager
+def at_desk(run: Run, shard: int) -> Iterator[QueueDesk]:
+    desk = QueueDesk(run, shard)
+    with desk:
+        yield desk
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -125,33 +135,33 @@ def run_child(desk: QueueDesk, child: Child, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(waiting, "process", child)
     monkeypatch.setattr(waiting, "_LOOK", 0.01)
     assert desk.claim_pass()
-    asyncio.run(waiting._pass(desk))
+    asyncio.run(asyncio.wait_for(waiting._pass(desk), PATIENCE))
 
 
 def fail(run: Run) -> None:
-    collect.note_failure(run, HarnessError("no such task"))
+    note_failure(run, HarnessError("no such task"))
 
 
 def test_a_pass_that_failed_is_run_again_by_whoever_resumes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It planned nothing, so nothing is done: the next life of any shard takes it up."""
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
         run_child(desk, Child(8, lambda: fail(run)), monkeypatch)
         assert not desk.pass_done()
     assert json.loads(run.paths.failure.read_text())["what"] == "no such task"
     run.paths.failure.unlink()  # as `evalhpc resume` does
-    with QueueDesk(run, 1) as resumed:
+    with at_desk(run, 1) as resumed:
         assert not resumed.over()
         assert resumed.claim_pass()
 
 
 def test_a_pass_that_planned_is_done_for_good(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody runs it a second time."""
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
         run_child(desk, Child(0, lambda: plan_round(run, 1, [question("a")])), monkeypatch)
     assert not run.paths.failure.exists()
-    with QueueDesk(run, 1) as other:
+    with at_desk(run, 1) as other:
         assert other.pass_done()
 
 
@@ -160,7 +170,7 @@ def test_a_pass_that_ends_without_a_word_fails_the_run_unless_its_shard_is_to_en
     leaving: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preemption ends the pass beside its shard, and others take it up."""
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
         desk.leaving = leaving
         run_child(desk, Child(143), monkeypatch)
     assert run.paths.failure.exists() is not leaving
@@ -172,7 +182,7 @@ def test_a_pass_that_was_taken_over_is_stopped_and_fails_nothing(
 ) -> None:
     """Else it would wait for answers to a queue that nobody looks at any more."""
     child = Child(code, lambda: steal(run))
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
         run_child(desk, child, monkeypatch)
     assert child.stopped
     assert child.lease == run.paths.round_leases(0) / "0.lease"
@@ -347,7 +357,7 @@ def test_an_answer_that_its_journal_lost_is_asked_again(tmp_path: Path) -> None:
             await desk.settle(taken[0])
         assert await asking == saying("again")
 
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
 
         async def harness(queue: Queue) -> None:
             try:
@@ -373,11 +383,11 @@ def test_a_request_is_noted_as_given_up_before_its_unit_is_done(
         asking = asyncio.create_task(queue(question("a")))
         taken = await desk.take("model")
         assert taken is not None
-        desk.counts.failures.append(Failure(question("a").key, "arc", "refused", "request"))
+        desk.counts.failures.append(Failure(question("a").key, "arc", "refused", "failed"))
         await desk.settle(taken[0])
         assert await asking is None
 
-    with QueueDesk(run, 0) as desk:
+    with at_desk(run, 0) as desk:
         with_queue(run, lambda queue: work(desk, queue))
     assert noted == [True]
 
