@@ -139,8 +139,8 @@ def import_(wish: Path) -> None:
 )
 def drive(run_dir: Path, first: str) -> None:
     """Run all jobs of a run on this machine, in order (the `local` site)."""
+    from evalhpc.workflow.node.driver import drive as run_driver  # start-up time
     from evalhpc.workflow.record.run import open_run
-    from evalhpc.workflow.submit.local import drive as run_driver  # start-up time
 
     sys.exit(run_driver(open_run(run_dir), first))
 

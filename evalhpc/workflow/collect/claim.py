@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from evalhpc.errors import StorageError
 from evalhpc.storage.leases import LeaseBook
+from evalhpc.storage.locks import exclusive
 from evalhpc.workflow.faults.early_stop import restarts_here
 from evalhpc.workflow.record.pulse import Pulse
 from evalhpc.workflow.record.run import Run
@@ -20,6 +21,27 @@ _LOOK = 0.5
 
 #: Raises StorageError for a collector that another one has taken for dead.
 StillSole = Callable[[], None]
+#: Seconds after which a file server lets go of what a dead client has locked (NFSv4: 90).
+LOCK_LEASE = 180.0
+
+
+@contextmanager
+def alone(run: Run) -> Iterator[StillSole]:
+    """Within the block, from the look at the rounds to the next one's submission, no other
+    collector decides; StorageError where one is at work. To be called before what cannot be
+    undone: it tells whether another has taken this one for dead.
+
+    A job waits: for its predecessor, which may still submit what this one is the collector of, and
+    for the file server to take the lock from its own first life, on a node that died with it.
+    """
+    wait = LOCK_LEASE if "SLURM_JOB_ID" in os.environ else 0.0
+    busy = "another collector of this run is at work"
+    with exclusive(run.paths.collect_lock, busy, wait=wait):
+        if run.spec.site.scheduler == "local":
+            yield lambda: None  # all on one machine, where locks do hold
+            return
+        with claimed_collector(run, busy, wait) as still_sole:
+            yield still_sole
 
 
 @contextmanager

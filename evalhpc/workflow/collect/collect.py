@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from evalhpc.core.acceptance import verdict
 from evalhpc.errors import EvalhpcError, FutileError, IncompleteError, StorageError
-from evalhpc.storage.atomic import is_there, write_text
-from evalhpc.storage.locks import exclusive
+from evalhpc.storage.atomic import is_there
 from evalhpc.storage.store import Store
-from evalhpc.workflow.collect.claim import StillSole, claimed_collector
 from evalhpc.workflow.collect.finish import publish
 from evalhpc.workflow.collect.refusals import (
     hopeless,
@@ -32,13 +26,14 @@ from evalhpc.workflow.faults.shard_failures import failure_files
 from evalhpc.workflow.passes.live import given_what_counts, is_live_result, settle_answered
 from evalhpc.workflow.passes.passes import (
     StillHeld,
-    load_outcome,
     refuse_taken_over,
     run_pass,
 )
 from evalhpc.workflow.passes.settle import refuse_unsettled
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, launched, launches, may_again
 from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.outcomes import load_outcome
 from evalhpc.workflow.record.rounds import (
     asks_anew,
     begun,
@@ -56,9 +51,6 @@ from evalhpc.workflow.slices.listing import is_sliced
 from evalhpc.workflow.slices.plan import cut, plan_sliced, publish_slices, refuse_unlike
 
 log = logging.getLogger(__name__)
-
-#: Seconds after which a file server lets go of what a dead client has locked (NFSv4: 90).
-LOCK_LEASE = 180.0
 
 State = Literal["complete", "more", "unplanned", "uncollected", "ended"]
 
@@ -130,25 +122,6 @@ def collect(run: Run, round_: int) -> Collected:
     return _collect_noting(run, rounds[-1] if rounds else 1)
 
 
-@contextmanager
-def alone(run: Run) -> Iterator[StillSole]:
-    """Within the block, from the look at the rounds to the next one's submission, no other
-    collector decides; StorageError where one is at work. To be called before what cannot be
-    undone: it tells whether another has taken this one for dead.
-
-    A job waits: for its predecessor, which may still submit what this one is the collector of, and
-    for the file server to take the lock from its own first life, on a node that died with it.
-    """
-    wait = LOCK_LEASE if "SLURM_JOB_ID" in os.environ else 0.0
-    busy = "another collector of this run is at work"
-    with exclusive(run.paths.collect_lock, busy, wait=wait):
-        if run.spec.site.scheduler == "local":
-            yield lambda: None  # all on one machine, where locks do hold
-            return
-        with claimed_collector(run, busy, wait) as still_sole:
-            yield still_sole
-
-
 def _collect_noting(run: Run, round_: int) -> Collected:
     run.paths.failure.unlink(missing_ok=True)
     try:
@@ -190,23 +163,6 @@ def note_unless_passing(run: Run, kind: str, error: Exception) -> None:
     if not isinstance(error, EvalhpcError):
         error = EvalhpcError(f"the {kind} failed: {error!r}", cause="a bug of evalhpc")
     note_failure(run, error)
-
-
-def note_failure(run: Run, error: EvalhpcError) -> None:
-    """Leave the reason why the run stands still where `status` and a person find it."""
-    if run.paths.certificate.exists():
-        return  # a straggler's trouble is not that of a complete run
-    record = {
-        "error": type(error).__name__,
-        "exit_code": error.exit_code,
-        "what": error.what,
-        "cause": error.cause,
-        "hint": error.hint.replace(" RUN", f" {run.word}"),
-    }
-    try:
-        write_text(run.paths.failure, json.dumps(record, indent=1) + "\n")
-    except StorageError as unwritten:
-        log.error("the reason could not be left in failure.json: %s", unwritten.what)
 
 
 def _collect(run: Run, round_: int) -> Collected:

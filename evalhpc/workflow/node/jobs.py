@@ -9,14 +9,8 @@ from pathlib import Path
 
 from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
 from evalhpc.storage.leases import is_stolen
-from evalhpc.workflow.collect.collect import (
-    Collected,
-    alone,
-    collect,
-    note_failure,
-    note_unless_passing,
-    plan_first,
-)
+from evalhpc.workflow.collect.claim import alone
+from evalhpc.workflow.collect.collect import Collected, collect, note_unless_passing, plan_first
 from evalhpc.workflow.faults.early_stop import (
     answering_round,
     calling_off,
@@ -25,6 +19,7 @@ from evalhpc.workflow.faults.early_stop import (
 )
 from evalhpc.workflow.faults.passing import await_room, may_pass, patiently
 from evalhpc.workflow.passes.passes import StillHeld
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import launched
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run, open_run

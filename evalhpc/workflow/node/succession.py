@@ -7,10 +7,10 @@ from pathlib import Path
 
 from evalhpc.errors import EvalhpcError, FutileError
 from evalhpc.storage.leases import is_stolen
-from evalhpc.workflow.collect.collect import note_failure
 from evalhpc.workflow.faults.early_stop import restarts_here
 from evalhpc.workflow.node.jobs import collecting, failed, own_job, planning
 from evalhpc.workflow.node.lives import LIVES, live
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, launched, may_again, recorded_jobs
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run, open_run

@@ -33,7 +33,7 @@ from evalhpc.workflow.passes.harness_run import (
 from evalhpc.workflow.passes.live import Given, live_answers
 from evalhpc.workflow.passes.redacting import redact_interrupted
 from evalhpc.workflow.record.lost import orphaned
-from evalhpc.workflow.record.records import read_record
+from evalhpc.workflow.record.outcomes import load_outcome, outcome_before
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import until_signalled
 from evalhpc.workflow.record.stored import Stored, asked_root, stored_answers
@@ -93,18 +93,6 @@ def refuse_taken_over(still_held: StillHeld) -> None:
             "the pass was taken over by another shard",
             cause="the heartbeat of this one stood still for longer than run.lease_timeout",
         )
-
-
-def load_outcome(run: Run, number: int, benchmark: str) -> Outcome | None:
-    """What a finished pass wrote down, or None."""
-    path = run.paths.outcome(number, benchmark)
-    return read_record(path, Outcome) if path.is_file() else None
-
-
-def outcome_before(run: Run, number: int, benchmark: str) -> Outcome | None:
-    """The latest outcome before pass `number`: rounds that only asked again had no pass."""
-    earlier = (load_outcome(run, n, benchmark) for n in range(number - 1, -1, -1))
-    return next((outcome for outcome in earlier if outcome is not None), None)
 
 
 async def all_passes(

@@ -10,7 +10,7 @@ from evalhpc.core.difference import COMPARED, closest, comparison, parting
 from evalhpc.errors import IntegrityError
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.requests_file import read_requests
-from evalhpc.workflow.passes.passes import outcome_before
+from evalhpc.workflow.record.outcomes import outcome_before
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalhpc.storage.seals import seal, sealable
-from evalhpc.storage.store import MergeReport, merge_journals
-from evalhpc.workflow.record.lost import note_lost
 from evalhpc.workflow.record.run import Run
+
+if TYPE_CHECKING:
+    from evalhpc.storage.store import MergeReport
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,10 @@ def merge(run: Run) -> MergeReport:
 
     They are sealed first: whichever answers this store holds are those of every later one.
     """
+    # Late: HDF5 is a third of the start of the verbs that steer a run.
+    from evalhpc.storage.store import merge_journals
+    from evalhpc.workflow.record.lost import note_lost
+
     journals = run_journals(run)
     sizes = sealable(journals)
     seals = seal(run.paths.seals, sizes)
@@ -42,6 +48,8 @@ def merge(run: Run) -> MergeReport:
 
 def merge_aside(run: Run, out: Path) -> None:
     """The answers that count by now into a store of the caller's own."""
+    from evalhpc.storage.store import merge_journals  # start-up time
+
     journals = run_journals(run)
     seals = seal(run.paths.seals, sealable(journals))
     merge_journals(journals, out, run.hash, seals=seals)

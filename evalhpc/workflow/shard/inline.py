@@ -7,7 +7,8 @@ import time
 
 from evalhpc.errors import EvalhpcError
 from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow.collect.collect import note_failure, plan_first
+from evalhpc.workflow.collect.collect import plan_first
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.pulse import Pulse
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run

@@ -20,6 +20,7 @@ from evalhpc.workflow.faults.early_stop import (
     refuse_futile,
     restarts_here,
 )
+from evalhpc.workflow.record.outcomes import another_pass_expected
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import interruptible, until_signalled
@@ -29,7 +30,7 @@ from evalhpc.workflow.serve.replica import Endpoint, Replicas
 from evalhpc.workflow.shard.inline import plan_inline
 from evalhpc.workflow.shard.sliced import answer_slices
 from evalhpc.workflow.shard.waiting import answer_queue
-from evalhpc.workflow.shard.warm import another_pass_expected, warm_pass
+from evalhpc.workflow.shard.warm import warm_pass
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from evalhpc.core.planning import Unit
 from evalhpc.errors import EvalhpcError
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answer.desk import Desk
-from evalhpc.workflow.collect.collect import note_failure
 from evalhpc.workflow.passes.live import Live
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import until_signalled

@@ -15,7 +15,7 @@ from evalhpc.storage.atomic import is_there
 from evalhpc.worker.loop import WorkCounts
 from evalhpc.workflow.answer.answering import answer
 from evalhpc.workflow.answer.queue_desk import QueueDesk
-from evalhpc.workflow.collect.collect import note_failure
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.serve.clients import endpoint_clients

@@ -7,23 +7,13 @@ import logging
 
 from evalhpc.core.acceptance import verdict
 from evalhpc.workflow.answer.desk import Desk
-from evalhpc.workflow.passes.passes import all_passes, outcome_before, refuse_taken_over
+from evalhpc.workflow.passes.passes import all_passes, refuse_taken_over
 from evalhpc.workflow.passes.settle import settles
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.rounds import plan_misses, unanswered, within_budget
 from evalhpc.workflow.record.run import Run
 
 log = logging.getLogger(__name__)
-
-
-def another_pass_expected(run: Run, round_: int) -> bool:
-    """Whether the pass before `round_` had requests that wait for its answers.
-
-    Where it had none (single-turn), the next pass is the last one: it needs no model, so the
-    shards end and the collector runs it on CPUs.
-    """
-    outcomes = (outcome_before(run, round_, b.name) for b in run.spec.benchmarks)
-    return any(outcome is not None and outcome.dependents for outcome in outcomes)
 
 
 async def warm_pass(desk: Desk) -> None:

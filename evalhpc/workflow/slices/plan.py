@@ -25,8 +25,8 @@ from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueReader
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.workflow.passes.live import settle_answered
-from evalhpc.workflow.passes.passes import load_outcome
 from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.outcomes import load_outcome
 from evalhpc.workflow.record.rounds import plan_round
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.slices.listing import Slice, SliceList, SliceOutcome, slice_outcomes

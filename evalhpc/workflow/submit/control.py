@@ -13,8 +13,9 @@ from evalhpc.errors import BudgetError, ClusterError, StorageError, UsageError
 from evalhpc.slurm.gate import Slurm
 from evalhpc.storage.atomic import is_there, write_text
 from evalhpc.storage.locks import claimed, exclusive
-from evalhpc.workflow.collect.collect import alone, note_failure
+from evalhpc.workflow.collect.claim import alone
 from evalhpc.workflow.faults.excluded_nodes import carried_over
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import (
     Job,
     driver_alive,

@@ -13,9 +13,9 @@ from evalhpc.core.walltime import Pace, fitted, walltime_seconds
 from evalhpc.storage.round_view import worker_stats
 from evalhpc.workflow.record.history import read_history
 from evalhpc.workflow.record.jobs import recorded_jobs, was_fitted
+from evalhpc.workflow.record.outcomes import another_pass_expected
 from evalhpc.workflow.record.rounds import asks_anew, load_plan, planned_rounds
 from evalhpc.workflow.record.run import Run
-from evalhpc.workflow.shard.warm import another_pass_expected
 from evalhpc.workflow.watch.listing import ROOT_VARIABLE, expanded
 
 

@@ -12,12 +12,13 @@ from evalhpc.core.identity import Answer, Request, make_key
 from evalhpc.errors import HarnessError, StorageError
 from evalhpc.storage.atomic import write_text
 from evalhpc.storage.journal import JournalWriter
-from evalhpc.workflow.collect import collect as collecting
+from evalhpc.workflow.collect import claim
 from evalhpc.workflow.collect.collect import collect
 from evalhpc.workflow.collect.finish import publish
-from evalhpc.workflow.passes.passes import all_passes, load_outcome
+from evalhpc.workflow.passes.passes import all_passes
 from evalhpc.workflow.record.jobs import record_job
 from evalhpc.workflow.record.merging import merge
+from evalhpc.workflow.record.outcomes import load_outcome
 from evalhpc.workflow.record.rounds import plan_round
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.stored import stored_answers
@@ -64,12 +65,12 @@ def test_an_outcome_without_results_is_not_used_again(run: Run) -> None:
 def test_a_merge_by_hand_waits_for_no_collector_and_does_not_race_it(run: Run) -> None:
     """An older store would come to lie over a newer one."""
     plan(run, 1, 1)
-    with collecting.alone(run), pytest.raises(StorageError, match="another collector"):
+    with claim.alone(run), pytest.raises(StorageError, match="another collector"):
         merge_run(run)
     assert not run.paths.store.exists()
 
 
-@pytest.mark.parametrize(("job", "patience"), [("7", collecting.LOCK_LEASE), ("", 0.0)])
+@pytest.mark.parametrize(("job", "patience"), [("7", claim.LOCK_LEASE), ("", 0.0)])
 def test_a_collector_waits_for_its_predecessor_in_a_job_only(
     run: Run, monkeypatch: pytest.MonkeyPatch, job: str, patience: float
 ) -> None:
@@ -80,11 +81,11 @@ def test_a_collector_waits_for_its_predecessor_in_a_job_only(
         waits.append(wait)
         raise StorageError(what)
 
-    monkeypatch.setattr(collecting, "exclusive", busy)
+    monkeypatch.setattr(claim, "exclusive", busy)
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", job)
     else:
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(StorageError), collecting.alone(run):
+    with pytest.raises(StorageError), claim.alone(run):
         pytest.fail("alone")
     assert waits == [patience]

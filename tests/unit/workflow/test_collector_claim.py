@@ -10,8 +10,8 @@ import pytest
 from evalhpc.errors import StorageError
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import claim as collector_claim
-from evalhpc.workflow.collect import collect
-from evalhpc.workflow.collect.collect import Collected, alone
+from evalhpc.workflow.collect.claim import alone
+from evalhpc.workflow.collect.collect import Collected
 from evalhpc.workflow.node import jobs as nodes
 from evalhpc.workflow.record import pulse
 from evalhpc.workflow.record.run import Run
@@ -21,7 +21,7 @@ from tests.unit.workflow.test_desk import planned
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run on a file system without locks; its dead are known after a quarter of a second."""
-    monkeypatch.setattr(collect, "exclusive", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(collector_claim, "exclusive", lambda *_, **__: nullcontext())
     monkeypatch.setattr(pulse, "BEAT", 0.02)
     monkeypatch.setattr(collector_claim, "_LOOK", 0.05)
     return planned(tmp_path, ["model"], lease_timeout=0.25)

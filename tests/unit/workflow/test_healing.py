@@ -23,12 +23,14 @@ from evalhpc.slurm.jobs import JobRecord
 from evalhpc.storage.atomic import append_jsonl, storage_error
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import claim
-from evalhpc.workflow.collect.collect import Collected, alone, collect, note_failure, wants_array
+from evalhpc.workflow.collect.claim import alone
+from evalhpc.workflow.collect.collect import Collected, collect, wants_array
 from evalhpc.workflow.collect.refusals import refuse_failed
 from evalhpc.workflow.faults import passing
 from evalhpc.workflow.faults.passing import may_pass, patiently
 from evalhpc.workflow.node import jobs as nodes
 from evalhpc.workflow.node import succession
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, record_job, recorded_jobs
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.submit import control
