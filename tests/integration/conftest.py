@@ -25,9 +25,11 @@ SPREAD = frozenset({
 #: What takes longest, begun first. Any other file comes after these.
 LONGEST = ("exactness", "slices_exact", "limits", "chaos", "whole_path", "bad_cluster",
            "megatron_ray", "megatron_standin", "stage", "local_path", "containers", "faults",
-           "bad_input", "hf_server", "devcluster", "topologies_cluster", "faults_cluster", "turns",
+           "bad_input", "shared_disk", "healing_cluster", "healing", "hf_server", "devcluster",
+           "topologies_cluster", "faults_cluster", "turns",
            "slices_cluster", "lm_eval_script", "slurm_gate", "secrets", "images", "slices",
            "topologies", "failed_requests", "endpoints", "secrets_cluster", "estimate",
+           "server_keys", "submit_once",
            )  # fmt: skip
 
 
