@@ -2,6 +2,7 @@
 
 `harness.py TASK OUTPUT BASE_URL MODEL`. Task `single` asks 1,000 documents once and 100 of them
 three times; task `turns` asks 500 documents a question, and another about the answer. 2,200 in all.
+Of an answer it scores what comes before its tail (`server.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 THREADS = 8
+TAIL = "~"  # as in server.py, which is a program of its own
 DOCUMENTS = {"single": 1000, "turns": 500}
 REPEATED, REPEATS = 100, 3
 REQUESTS = DOCUMENTS["single"] + REPEATED * (REPEATS - 1) + 2 * DOCUMENTS["turns"]
@@ -65,6 +67,7 @@ def _ask(url: str, model: str, prompt: str) -> str:
 
 def _write(output: Path, task: str, answers: list[list[str]]) -> None:
     date = "2026-01-01T00-00-00.000000"
+    answers = [[text.partition(TAIL)[0] for text in said] for said in answers]
     lengths = [float(sum(map(len, said))) for said in answers]
     samples = [
         {"doc_id": n, "filter": "none", "resps": [[text] for text in said], "length": lengths[n]}

@@ -1,7 +1,12 @@
-"""A model server whose answer is a function of the prompt, and takes as long as a model's.
+"""A model server that never says the same twice, and takes as long as a model.
 
 `server.py HOST PORT MODEL SECONDS COUNTS`: a request takes between a third of SECONDS and SECONDS,
 by its prompt. Each answered prompt is a line in a file of this process in the folder COUNTS.
+
+An answer is twelve hex digits that follow from the prompt; above temperature 0, a tail that is
+another one each time comes behind them. The harness scores the digits, which can be compared with
+those of a calm run, and asks its second question about the whole answer: one that takes the place
+of another leads to questions that nobody has planned.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +22,8 @@ from pathlib import Path
 
 #: What asks whether a server is ready.
 PROBE = "Hello"
+#: Begins the tail of an answer.
+TAIL = "~"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,18 +40,20 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
 
     def do_POST(self) -> None:
-        """A completion: twelve hex digits that follow from the prompt."""
+        """A completion."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.token and self.headers.get("Authorization") != f"Bearer {self.token}":
             self._send(401, {"error": {"message": "wrong key"}})
             return
-        prompt = json.loads(body)["prompt"]
-        digest = hashlib.sha256(prompt.encode()).digest()
+        asked = json.loads(body)
+        prompt = asked["prompt"]
+        digest = hashlib.sha256(prompt.partition(TAIL)[0].encode()).digest()
+        tail = TAIL + secrets.token_hex(4) if asked.get("temperature", 1) else ""
         time.sleep(self.seconds * (1 + digest[0] / 128) / 3)
         if prompt != PROBE:
             with (self.counts / str(os.getpid())).open("a") as lines:
                 lines.write(f"{prompt}\n")
-        choice = {"index": 0, "text": digest.hex()[:12], "finish_reason": "stop"}
+        choice = {"index": 0, "text": digest.hex()[:12] + tail, "finish_reason": "stop"}
         self._send(200, {"object": "text_completion", "model": self.model, "choices": [choice]})
 
     def log_message(self, format: str, *args: object) -> None:
