@@ -104,6 +104,20 @@ def test_the_model_may_answer_during_the_pass(
     assert evalhpc("verify", run_dir).returncode == 0
 
 
+def test_a_waiting_pass_that_failed_is_run_again_after_a_resume(site: Path, tmp_path: Path) -> None:
+    """Its cause may be mended by then; here it is not, and the run says so again."""
+    run_dir = tmp_path / "run"
+    done = evalhpc(
+        "submit", "--site", site, "--model", tiny.build(tmp_path / "tiny"), "--tasks",
+        "lm-eval/fails", "--run-dir", run_dir, "--miss", "wait", "--shards", 1, "--wait",
+    )  # fmt: skip
+    assert done.returncode == 8, done.stderr
+    resumed = evalhpc("resume", run_dir, "--wait")
+    assert resumed.returncode == 8, resumed.stderr
+    assert "Tasks not found: fails" in resumed.stderr
+    assert len(list((run_dir / "plan" / "queue").iterdir())) == 2
+
+
 def test_a_pass_that_dies_with_its_shard_is_taken_up_by_another(site: Path, tmp_path: Path) -> None:
     """With `wait` the answers that were journalled are kept, and the harness runs anew."""
     run_dir = tmp_path / "run"
@@ -115,8 +129,8 @@ def test_a_pass_that_dies_with_its_shard_is_taken_up_by_another(site: Path, tmp_
     assert done.returncode == 0, done.stderr
     progress = run_dir / "passes" / "0" / "turns" / "progress.json"
     _wait_for(lambda: progress.exists() and json.loads(progress.read_text())["asked"] > 2)
-    (pass_,) = _processes(f"node pass --run-dir {run_dir} ")
-    shard = _parent(pass_)
+    passes = _processes(f"node pass --run-dir {run_dir} ")  # one, and the life of it
+    (shard,) = {_parent(pass_) for pass_ in passes} - {*passes}
     below = _children(shard)  # the pass, its harness, and the model server
     for pid in (shard, *below):
         os.kill(pid, signal.SIGKILL)
@@ -127,7 +141,7 @@ def test_a_pass_that_dies_with_its_shard_is_taken_up_by_another(site: Path, tmp_
     assert len(list((run_dir / "plan" / "queue").iterdir())) == 2
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
