@@ -123,7 +123,7 @@ def _take_in(place: Place, bounds: Bounds, mask: Mask) -> str:
         log.error("the harness left %s: its output is removed", said)
         with storage_errors(place.output), place.log.open("a") as file:
             file.write(f"\nevalhpc: it left {said}\n")
-        _remove(place.output)
+        remove_output(place.output)
         return said
     for name in redact(place.output, mask, Budget(bounds.bytes)):
         log.warning("the harness wrote a secret into %s: asterisks stand there now", ascii(name))
@@ -135,7 +135,8 @@ def _excess(place: Place, bounds: Bounds) -> str:
     return excess(place.output, bounds, besides=place.asked())
 
 
-def _remove(output: Path) -> None:
+def remove_output(output: Path) -> None:
+    """Leave it empty, whatever is in it; raises StorageError."""
     # Not shutil.rmtree, which gives up in folders that lie a thousand deep.
     done = process.run(["rm", "-rf", "--", str(output)], check=False)
     if done.returncode:

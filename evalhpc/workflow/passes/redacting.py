@@ -10,10 +10,10 @@ from pathlib import Path
 from evalhpc.core.masking import SHORTEST_IN_DATA, Mask, secret_values
 from evalhpc.errors import HarnessError
 from evalhpc.storage.atomic import storage_errors
-from evalhpc.storage.outputs import foreign_entries
+from evalhpc.storage.outputs import excess, foreign_entries
 from evalhpc.storage.redaction import redact
 from evalhpc.storage.unpacking import Budget
-from evalhpc.workflow.passes.harness_run import output_bounds
+from evalhpc.workflow.passes.harness_run import output_bounds, remove_output
 from evalhpc.workflow.record.run import Run
 
 log = logging.getLogger(__name__)
@@ -22,17 +22,22 @@ log = logging.getLogger(__name__)
 def redact_interrupted(run: Run, folder: Path) -> None:
     """Take the secrets out of the output in the folder of one pass or slice.
 
-    Links out of it go, since nothing behind them is ours. The token of its gateway is dead, and
+    Links out of it go, since nothing behind them is ours; all of it does where it is too much to
+    look through. The token of its gateway is dead, and
     known to nobody. Raises StorageError.
     """
-    output = folder / "output"
+    output, bounds = folder / "output", output_bounds(run)
+    if said := excess(output, bounds):
+        log.warning("%s, of a harness that was killed, has %s: it is removed", output, said)
+        remove_output(output)
+        return
     mask = Mask([*secret_values(os.environ).values()], shortest=SHORTEST_IN_DATA)
     with storage_errors(output):
         for path in foreign_entries(output):
             if path.is_symlink():
                 path.unlink()
     try:
-        named = redact(output, mask, Budget(output_bounds(run).bytes))
+        named = redact(output, mask, Budget(bounds.bytes))
     except HarnessError as error:
         # Of archives that unpack to too much only the first bytes are left.
         log.warning("%s, of a harness that was killed: %s", output, error.what)
