@@ -20,7 +20,7 @@ class Pulse:
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
-        self._error: EvalhpcError | None = None
+        self._error: Exception | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -52,4 +52,7 @@ class Pulse:
                 self._error = None
             except EvalhpcError as error:
                 log.error("heartbeat: %s", error.what)
+                self._error = error
+            except Exception as error:  # else this thread would end, and nobody would hear of it
+                log.exception("heartbeat")
                 self._error = error
