@@ -6,7 +6,7 @@ import mmap
 import os
 import threading
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from evalhpc.core import frames
@@ -80,7 +80,8 @@ class Mapped:
         """Let go of the file; it is unmapped when the last view of it goes."""
         # mmap.close() would raise where the traceback of an error still holds such a view.
         self.buffer = b""
-        self._file.close()
+        with suppress(OSError):  # it was only read: nothing can be lost any more
+            self._file.close()
 
 
 class FramedFile(Mapped):
