@@ -38,7 +38,7 @@ def disk(cluster: DevCluster) -> Iterator[Disk]:
         made.folder.mkdir(parents=True)
         last.callback(shutil.rmtree, place)
         os.chown(made.folder, owner.st_uid, owner.st_gid)
-        made.build(cached=30)
+        made.build(cached=30, locks="local")
         for node in NODES:
             cluster.exec([str(made.mount)], node=node, user="root", check=True)
             umount = ["umount", "--lazy", str(made.folder)]
@@ -95,7 +95,8 @@ def completed(desk: Desk, run: Path) -> None:
 
 def test_slow_and_with_caches(disk: Disk, desk: Desk, right: dict[str, bytes]) -> None:
     """Four nodes that each believe for half a minute what they saw last: the same results, and
-    whoever waits at the login node is told of them."""
+    whoever waits at the login node is told of them. Wherever the disk then fails under a command,
+    that is said."""
     run = disk.folder / "cached"
     with disk.behaving(latency=3000):
         done = desk.submit(
@@ -104,6 +105,16 @@ def test_slow_and_with_caches(disk: Disk, desk: Desk, right: dict[str, bytes]) -
     assert done.returncode == 0, done.stderr
     assert harness_files(run) == right
     assert desk.evalhpc("verify", run).returncode == 0
+    codes = []
+    for spared in (20, 40, 60, 90):
+        desk.cluster.exec(["ls", str(run)], check=True)
+        with disk.behaving(any=errno.EIO, spared=spared):
+            done = desk.evalhpc("verify", run)
+        codes.append(done.returncode)
+        failing = "likely cause: the storage or its network is failing" in done.stderr
+        assert failing == (done.returncode == StorageError.exit_code), done.stderr
+    assert StorageError.exit_code in codes
+    assert set(codes) <= {0, StorageError.exit_code}
 
 
 @pytest.mark.parametrize(
