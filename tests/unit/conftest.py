@@ -7,7 +7,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import h5py  # imported within a test, it would ask `uname` for the machine  # noqa: F401
 import pytest
+from hypothesis import settings
 
 UNIT_TESTS = Path(__file__).parent
 PROCESS_EVENTS = frozenset(
@@ -15,6 +17,9 @@ PROCESS_EVENTS = frozenset(
     | {"subprocess.Popen"}
 )
 NETWORK_EVENTS = frozenset({"socket.bind", "socket.connect", "socket.getaddrinfo"})
+
+settings.register_profile("no wall time", deadline=None)  # a busy machine is no failure
+settings.load_profile("no wall time")
 
 # An audit hook cannot be taken off again, so it asks whose test is running. It sees what is
 # reached through any name, also one that was imported before.
