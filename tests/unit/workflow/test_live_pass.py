@@ -395,7 +395,9 @@ def test_a_request_is_noted_as_given_up_before_its_unit_is_done(
 # --- what counts
 
 
-def waiting_harness(run: Run, given: list[str]) -> Callable[..., Awaitable[Ended]]:
+def waiting_harness(
+    run: Run, given: list[str], *, twice: bool = True
+) -> Callable[..., Awaitable[Ended]]:
     """Asks one question. Shard 1 answers it; then shard 0, whose answer is the first by name."""
 
     async def harness(_run: Run, benchmark: Benchmark, known: Known, _place: Place) -> Ended:
@@ -409,7 +411,7 @@ def waiting_harness(run: Run, given: list[str]) -> Callable[..., Awaitable[Ended
             journal(run, 1, {asked.key: "Z"})
         reply = gateway(HttpRequest("POST", "/v1/completions", (), asked.body))
         answer = reply if isinstance(reply, HttpReply) else await reply
-        if not given:
+        if twice and not given:
             journal(run, 0, {asked.key: "Y"})
         given.append(json.loads(answer.body)["choices"][0]["text"])
         return Ended(0, counts, used, 0.0)
@@ -429,6 +431,18 @@ def test_a_harness_that_was_given_what_does_not_count_is_run_again(
         assert store.get(question("a").key) == saying("Y")
     (outcome,) = run_pass(run, 1)  # the collector's: it is there already
     assert (outcome.number, len(given)) == (0, 2)
+
+
+def test_a_benchmark_that_went_well_is_not_run_again_by_the_next_attempt(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt before was interrupted in another benchmark; nothing is planned yet."""
+    given: list[str] = []
+    monkeypatch.setattr(passes, "run_harness", waiting_harness(run, given, twice=False))
+    outcomes = run_pass(run, 0)
+    merge(run)
+    assert run_pass(run, 0) == outcomes
+    assert given == ["Z"]
 
 
 def test_a_live_pass_over_other_answers_is_no_result(
