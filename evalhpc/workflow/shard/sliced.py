@@ -89,7 +89,8 @@ def _next(desk: SliceDesk, warm: bool) -> Slice | None:
         if slice_ is not None:
             return slice_
         if desk.all_done() and desk.claim_pass():
-            _plan(desk)
+            if not planned_rounds(run):  # its last holder may have died right after it had planned
+                _plan(desk)
             return None
         if not warm or time.monotonic() > deadline:
             log.info("shard %d: no slice is left to lease", desk.shard)

@@ -25,6 +25,7 @@ from evalhpc.storage.follow import JournalFollower, QueueReader
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.worker.loop import Failure
+from evalhpc.workflow.answer.desk import Desk
 from evalhpc.workflow.answer.queue import QUEUE_ROUND, Queue, queued_answers
 from evalhpc.workflow.answer.queue_desk import QueueDesk
 from evalhpc.workflow.collect import collect, verify
@@ -40,7 +41,8 @@ from evalhpc.workflow.record.rounds import plan_round, planned_rounds
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.serve.liveness import watched
 from evalhpc.workflow.serve.replica import Replicas
-from evalhpc.workflow.shard import inline, waiting
+from evalhpc.workflow.shard import inline, sliced, waiting
+from evalhpc.workflow.shard.warm import warm_pass
 from tests.factories import make_spec
 
 NO_REPLICAS = cast("Replicas", SimpleNamespace(start=lambda: None))
@@ -244,6 +246,45 @@ def test_what_was_planned_by_one_that_died_is_not_planned_again(
     monkeypatch.setattr(inline, "planned_rounds", lambda _run: next(looks))
     monkeypatch.setattr(inline, "_plan", lambda *_: pytest.fail("planned again"))
     assert inline.plan_inline(run, 0, NO_REPLICAS)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_the_plan_of_slices_is_made_and_failed_by_its_holder_alone(
+    planned: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another shard may have planned by the time that this one gets to it, or take it over."""
+
+    def plan_sliced(_run: Run) -> None:
+        raise StorageError("cannot use requests.frames")
+
+    desk = SimpleNamespace(
+        run=run, shard=0, take_slice=lambda: None, all_done=lambda: True, claim_pass=lambda: True,
+        holds_pass=lambda: False,
+    )  # fmt: skip
+    looks = iter([[], [1] if planned else []])
+    monkeypatch.setattr(sliced, "planned_rounds", lambda _run: next(looks))
+    monkeypatch.setattr(sliced, "plan_sliced", plan_sliced)
+    if planned:
+        assert sliced._next(cast("sliced.SliceDesk", desk), warm=False) is None
+    else:
+        with pytest.raises(StorageError):
+            sliced._next(cast("sliced.SliceDesk", desk), warm=False)
+    assert not run.paths.failure.exists()
+
+
+def test_a_warm_pass_that_was_taken_over_plans_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its round is answered, but another shard runs the pass that follows."""
+    journal(run, 0, {question("a").key: "yes"}, round_=1)
+    plan_round(run, 1, [question("a")])
+    monkeypatch.setattr(passes, "_fresh_folder", lambda *_: pytest.fail("took a folder away"))
+    desk = SimpleNamespace(
+        run=run, round=1, holds_pass=lambda: False, settle_pass=lambda: None
+    )  # fmt: skip
+    with pytest.raises(IncompleteError, match="taken over"):
+        asyncio.run(warm_pass(cast("Desk", desk)))
+    assert planned_rounds(run) == [1]
 
 
 def test_who_lost_the_pass_begins_no_benchmark_and_plans_nothing(
