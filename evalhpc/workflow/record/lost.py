@@ -4,7 +4,8 @@
 
 A damaged journal may take away an answer that a pass has used. It is asked again, and the model
 may answer otherwise: what the harness asked after the first answer is then asked by nobody any
-more, though it is planned and answered. That is no sign of a harness that asks by chance.
+more, though it is planned and answered. That is no sign of a harness that asks by chance. Nor is
+what a shard went on to ask in a slice that was taken from it while it slept.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from evalhpc.core.identity import Request
 from evalhpc.errors import IntegrityError
 from evalhpc.models.base import Frozen
 from evalhpc.storage.atomic import look_anew, write_text
+from evalhpc.storage.follow import QueueReader
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.storage.store import Store
 from evalhpc.workflow.record.records import read_record
@@ -56,21 +59,30 @@ def note_lost(run: Run, fresh: Path) -> None:
 
 
 def orphaned(run: Run, benchmark: str, unused: Collection[bytes]) -> set[bytes]:
-    """Those of the unused answers whose question may have followed from a lost answer.
+    """Those of the unused answers whose question may have followed from one that does not count.
 
-    They are the benchmark's own, and were planned before it was known that the answer is lost.
+    They are the benchmark's own, and were planned before it was known that an answer is lost, or
+    asked in a slice that was run more than once.
     """
+    if not unused:
+        return set()
     names = sorted(name for name in look_anew(run.paths.seals) if name.startswith(_PREFIX))
     records = (read_record(run.paths.seals / name, Lost) for name in names)
     until = max((lost.round for lost in records if benchmark in lost.benchmarks), default=0)
     rounds = [round_ for round_ in planned_rounds(run) if round_ <= until]
-    if not unused or not rounds:
-        return set()
-    return {request.key for request in _planned(run, rounds)}.intersection(unused)
+    asked = chain(_planned(run, rounds), _asked_in_repeated_slices(run, benchmark))
+    return {request.key for request in asked}.intersection(unused)
 
 
 def _holds(store: Store, key: bytes, digest: bytes) -> bool:
     return store.has(key) and store.digest(key) == digest
+
+
+def _asked_in_repeated_slices(run: Run, benchmark: str) -> Iterator[Request]:
+    for path in (run.paths.slices / benchmark).glob("*-*/further.frames"):
+        number = int(path.parent.name.partition("-")[0])
+        if run.paths.slice_attempt(benchmark, number, 1).exists():
+            yield from QueueReader(path, run.hash).new()
 
 
 def _planned(run: Run, rounds: Iterable[int]) -> Iterator[Request]:

@@ -8,22 +8,27 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from evalhpc.core.acceptance import Outcome, failure_reason, verdict
-from evalhpc.core.identity import Answer
+from evalhpc.core.identity import Answer, Request, make_key
 from evalhpc.errors import IntegrityError
 from evalhpc.gateway.app import PassCounts, PassGateway
 from evalhpc.http.messages import HttpReply, HttpRequest
 from evalhpc.models.suite import Benchmark
 from evalhpc.paths import RunPaths
+from evalhpc.storage.follow import QueueWriter
 from evalhpc.storage.journal import JournalWriter
 from evalhpc.storage.requests_file import read_requests
+from evalhpc.workflow.collect import verify
 from evalhpc.workflow.collect.verify import journalled
 from evalhpc.workflow.passes import passes
 from evalhpc.workflow.passes.harness_run import Ended, Known, Place
 from evalhpc.workflow.passes.settle import refuse_unsettled
+from evalhpc.workflow.record.lost import orphaned
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.rounds import plan_misses
 from evalhpc.workflow.record.run import Run
@@ -129,6 +134,36 @@ def test_what_comes_after_the_last_merge_counts_for_nothing(run: Run) -> None:
     assert journalled(run) == (stored, "")
     shutil.rmtree(run.paths.seals)
     assert journalled(run)[0] != stored
+
+
+def test_a_shard_that_wakes_up_in_a_slice_that_was_taken_from_it_fails_no_pass(run: Run) -> None:
+    """What it went on to ask follows from answers that do not count; in a slice that was run once
+    such a question is a sign of other prompts."""
+    keys = [make_key(bytes([number]) * 16, 0) for number in range(3)]
+    for number, attempts in ((1, 1), (2, 2)):
+        for attempt in range(attempts):
+            run.paths.slice_attempt("arc", number, attempt).mkdir(parents=True)
+        first = run.paths.slice_attempt("arc", number, 0)
+        writer = QueueWriter(first / "further.frames", run.hash)
+        writer.append(Request(keys[number], "arc", "model", "POST", "/completions", b"{}"))
+        writer.close()
+    assert orphaned(run, "arc", keys) == {keys[2]}
+
+
+@pytest.mark.parametrize("shard_by", ["samples", "requests"])
+def test_only_a_slice_may_leave_answers_to_what_nobody_planned(
+    tmp_path: Path, shard_by: str
+) -> None:
+    """Of a shard that woke up when round 1 was planned; else such an answer was put there."""
+    spec = make_spec(run={"shard_by": shard_by})
+    run = Run(RunPaths(tmp_path), spec, spec.digest())
+    certificate: Any = SimpleNamespace(failed=(), counts=SimpleNamespace(planned=0))
+    answers = {make_key(bytes(16), 0): b""}
+    if shard_by == "samples":
+        assert "1 more" in verify._check_complete(run, certificate, answers)
+        return
+    with pytest.raises(IntegrityError, match="belong to no planned request"):
+        verify._check_complete(run, certificate, answers)
 
 
 def damage(path: Path) -> None:
