@@ -63,9 +63,8 @@ def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
         return may_pass(error) and kills <= KILLS
 
     def tell(state: RetryCallState) -> None:
-        assert state.outcome is not None
         assert state.next_action is not None
-        error, pause = state.outcome.exception(), state.next_action.sleep
+        error, pause = _error(state), state.next_action.sleep
         said = error.what if isinstance(error, EvalhpcError) else str(error)
         log.warning(
             "%s: again in %.0f s (waited %.0f of %.0f s, run.storage_wait)",
@@ -75,7 +74,7 @@ def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
     retrying = Retrying(
         retry=retry_if_exception(goes_on),
         wait=wait_exponential(FIRST, max=LONGEST),
-        stop=lambda state: not kills and state.idle_for >= limit,
+        stop=lambda state: state.idle_for >= limit and not _is_killed(_error(state)),
         before_sleep=tell,
         reraise=True,
     )
@@ -99,6 +98,12 @@ def await_room(run: Run, most: float = math.inf) -> None:
             probe.unlink(missing_ok=True)
 
     patiently(run, write, most)
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome and state.outcome.exception()
+    assert error is not None
+    return error
 
 
 def _is_killed(error: BaseException) -> bool:

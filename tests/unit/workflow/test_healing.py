@@ -7,8 +7,10 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import tenacity.nap
 
 from evalhpc.core.acceptance import Outcome
 from evalhpc.errors import (
@@ -307,6 +309,34 @@ def test_a_harness_that_was_killed_is_run_three_times(
     with pytest.raises(HarnessError, match="signal 9"):
         patiently(run, work)
     assert len(tries) == 3
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of the pauses, none of which is made."""
+    found: list[float] = []
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=found.append))
+    return found
+
+
+def test_a_full_disk_is_given_up_also_after_a_harness_was_killed(
+    run: Run, naps: list[float]
+) -> None:
+    """A harness that is run again whatever was waited is no leave to wait without end."""
+    limit = run.spec.run.storage_wait
+    tries: list[int] = []
+
+    def work() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise HarnessError("exit code -9", transient=True)
+        if sum(naps) > 2 * limit:
+            pytest.fail("it waits without end")
+        raise OSError(errno.ENOSPC, "full", "a/b")
+
+    with pytest.raises(StorageError, match="No space left"):
+        patiently(run, work)
+    assert sum(naps) >= limit
 
 
 def test_a_shard_ends_when_the_file_system_is_back(
