@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 
 from evalhpc.errors import ClusterError, StorageError
 from evalhpc.paths import RunPaths
 from evalhpc.workflow.submit.prepare import prepare
-from evalhpc.workflow.submit.run_directory import Prepared
+from evalhpc.workflow.submit.run_directory import Prepared, filling
 from evalhpc.workflow.submit.wish import Wish
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
@@ -50,6 +53,32 @@ def test_of_two_submissions_at_once_one_is_refused_and_undoes_nothing(wish: Wish
         with pytest.raises(StorageError, match="this very run, submitted before"):
             prepare(wish, os.environ)
     assert jobs.read_text() == '{"kind": "planning"}\n'
+
+
+def test_who_comes_while_another_fills_the_directory_waits_and_takes_nothing_away(
+    wish: Wish,
+) -> None:
+    """Both made it theirs before either had anything in it; the second goes on from the first."""
+    run = prepare(wish, os.environ).run
+    shutil.rmtree(run.paths.root)
+    begun, waits = Event(), Event()
+
+    def fills() -> None:
+        with filling(run):
+            begun.set()
+            waits.wait(30)
+            run.paths.spec.touch()
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(fills)
+        assert begun.wait(30)
+        Timer(0.5, waits.set).start()
+        with filling(run) as prepared:
+            assert prepared.undo == "nothing"
+        other.result()
+    with pytest.raises(StorageError, match="no space"), filling(run):
+        raise StorageError("no space")
+    assert run.paths.spec.exists()
 
 
 def test_a_submission_that_fails_may_be_tried_again(wish: Wish) -> None:

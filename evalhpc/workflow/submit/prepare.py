@@ -33,7 +33,7 @@ from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.submit.choice import choose_deployment, refuse_idle_nodes
 from evalhpc.workflow.submit.endpoints import find_endpoints, find_subject
 from evalhpc.workflow.submit.lint import lint, refuse_secrets
-from evalhpc.workflow.submit.run_directory import Prepared, claim
+from evalhpc.workflow.submit.run_directory import Prepared, filling
 from evalhpc.workflow.submit.wish import Wish
 from evalhpc.workflow.watch.listing import ROOT_VARIABLE, expanded
 
@@ -46,10 +46,9 @@ def prepare(wish: Wish, environ: Mapping[str, str]) -> Prepared:
     root = planned_dir(wish, spec, environ)
     if spec.site.scheduler == "local":
         _refuse_placeholders(root)
-    undo = claim(root, spec)
-    prepared = Prepared(Run(RunPaths(root), spec, spec.digest()), undo, warnings)
-    with prepared.rendering():
-        fill_run(prepared.run, warnings)
+    run = Run(RunPaths(root), spec, spec.digest())
+    with filling(run, warnings) as prepared:
+        fill_run(run, warnings)
     return prepared
 
 

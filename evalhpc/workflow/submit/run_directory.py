@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ from typing import Literal
 
 from evalhpc.core.quoting import shell_word
 from evalhpc.errors import StorageError
-from evalhpc.models.runspec import RunSpec
-from evalhpc.paths import RunPaths
 from evalhpc.slurm.chain import LeftBehind
-from evalhpc.storage.atomic import is_there, storage_errors, sync_folder
+from evalhpc.storage.atomic import look_anew, storage_errors, sync_folder
 from evalhpc.storage.locks import exclusive
 from evalhpc.workflow.record.run import Run, open_run
 
 #: The directory itself was made, or filled, or it was rendered before.
 Undo = Literal["folder", "contents", "nothing"]
 _BUSY = "another evalhpc command is at work on this run"
+#: Seconds for which that one is waited for.
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,6 @@ class Prepared:
     warnings: tuple[str, ...] = ()  # of the checkpoint: what does not stop a run
 
     @contextmanager
-    def rendering(self) -> Iterator[None]:
-        """Within the block, nobody else fills or submits it; undone if the block fails."""
-        paths = self.run.paths
-        with self._undone_on_failure(), exclusive(paths.control_lock, _BUSY):
-            if is_there(paths.jobs):
-                raise _submitted(self.run, same=True)
-            yield
-
-    @contextmanager
     def submitting(self) -> Iterator[None]:
         """Within the block, the one submission that this directory ever has; undone if it fails.
 
@@ -52,9 +43,10 @@ class Prepared:
         paths = self.run.paths
         _begin_submission(self.run)
         try:
-            with self._undone_on_failure(), exclusive(paths.control_lock, _BUSY, wait=60):
+            with exclusive(paths.control_lock, _BUSY, wait=_PATIENCE):
                 _refuse_mixed(self.run)
-                yield
+                with self._undone_on_failure():
+                    yield
         except LeftBehind:
             raise
         except BaseException:
@@ -92,27 +84,66 @@ class Prepared:
             _empty(root)
 
 
-def claim(root: Path, spec: RunSpec) -> Undo:
-    """Make the directory ours; what to undo of it. A run that was submitted is never reused."""
+@contextmanager
+def filling(run: Run, warnings: tuple[str, ...] = ()) -> Iterator[Prepared]:
+    """Within the block the run's directory, new or rendered before, is filled by nobody else; what
+    was made of it goes if the block fails. A run that was submitted is never reused.
+    """
+    paths = run.paths
+    made = _make(run)
+    with exclusive(paths.control_lock, _BUSY, wait=_PATIENCE):
+        # Whoever had the lock may have filled it, or removed it.
+        prepared = Prepared(run, _undo_of(run, made=made), warnings)
+        with prepared._undone_on_failure():
+            yield prepared
+
+
+def _make(run: Run) -> bool:
+    """Whether the directory is new; StorageError for one that is somebody else's."""
+    paths, root = run.paths, run.paths.root
     with storage_errors(root):
         _make_parents(root.parent)
         try:
             root.mkdir(mode=0o700)
-            return "folder"
+            return True
         except FileExistsError:
             _refuse_others(root)
-        if root.is_dir() and not any(root.iterdir()):
-            return "contents"
-    if not RunPaths(root).spec.is_file():
+        names = {path.name for path in root.iterdir()} if root.is_dir() else {root.name}
+    if names and not names & {paths.spec.name, paths.control_lock.name}:
+        raise _no_run(root, "--run-dir names a folder with other files in it")
+    _refuse_submitted(run, names)
+    return False
+
+
+def _undo_of(run: Run, *, made: bool) -> Undo:
+    """What to undo of the directory, whose lock is ours; StorageError where another run has it."""
+    paths = run.paths
+    names = look_anew(paths.root)
+    if paths.control_lock.name not in names:
         raise StorageError(
-            f"{root} exists and is no run directory",
-            cause="a folder with other files in it, or a submission that was killed at its start",
-            hint=f"ls -la {shell_word(str(root))}; choose another --run-dir, or remove it",
+            f"{paths.root} was removed meanwhile",
+            cause="another submission of the same run failed, and undid what it had made",
+            hint="submit again",
         )
-    other = open_run(root)
-    if is_there(other.paths.jobs):
-        raise _submitted(other, same=other.hash == spec.digest())
+    if names == {paths.control_lock.name}:
+        return "folder" if made else "contents"
+    if paths.spec.name not in names:
+        raise _no_run(paths.root, "a submission was killed before it had rendered its scripts")
+    _refuse_submitted(run, names)
     return "nothing"  # rendered only: this submission takes it over
+
+
+def _refuse_submitted(run: Run, names: Collection[str]) -> None:
+    if run.paths.jobs.name in names:
+        raise _submitted(run, same=open_run(run.paths.root).hash == run.hash)
+
+
+def _no_run(root: Path, cause: str) -> StorageError:
+    return StorageError(
+        f"{root} exists and is no run directory",
+        cause=cause,
+        hint=f"ls -la {shell_word(str(root))}; choose another --run-dir, or remove it",
+    )
 
 
 def _begin_submission(run: Run) -> None:
