@@ -24,7 +24,7 @@ from evalhpc.storage.atomic import (
 DROP_BYTES = 4 << 20
 WRITE_BYTES = 1 << 20
 #: What is read ahead goes here, and is not looked at: it is in the page cache by then.
-_UNUSED = bytearray(1 << 20)
+_UNUSED = memoryview(bytearray(1 << 20))
 
 
 class Mapped:
@@ -59,11 +59,12 @@ class Mapped:
 
         Raises StorageError, and IntegrityError where the file has become shorter.
         """
-        until = min(at + DROP_BYTES, end, len(self.buffer))
+        end = min(end, len(self.buffer))
         self._ahead = max(self._ahead, at)
-        while self._ahead < until:
+        while self._ahead < min(at + DROP_BYTES, end):
             with storage_errors(self.path):
-                got = os.preadv(self._file.fileno(), [_UNUSED], self._ahead)
+                wanted = _UNUSED[: end - self._ahead]
+                got = os.preadv(self._file.fileno(), [wanted], self._ahead)
             if not got:
                 raise IntegrityError(
                     f"{self.path} became shorter while it was read",

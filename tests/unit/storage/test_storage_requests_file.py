@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evalhpc.core.frames import FILE_HEADER_BYTES
 from evalhpc.core.identity import Request
 from evalhpc.errors import FrameError, IntegrityError
 from evalhpc.storage.journal import JournalWriter
@@ -78,3 +80,21 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     JournalWriter.create(tmp_path / "journal", RUN).close()
     with pytest.raises(IntegrityError, match="kind journal"):
         list(read_requests(tmp_path / "journal", RUN))
+
+
+def test_a_unit_costs_its_own_bytes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a plan that no cache holds, its header and the range are read, and nothing beside them."""
+    path, read, asked = tmp_path / "requests.frames", os.preadv, [0]
+    with RequestWriter(path, RUN) as writer:
+        offsets = [writer.append(request(number)) for number in range(200)]
+
+    def preadv(fd: int, buffers: list[memoryview], at: int) -> int:
+        asked[0] += sum(map(len, buffers))
+        return read(fd, buffers, at)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert list(read_requests(path, RUN, offsets[100], offsets[102])) == [
+        request(100),
+        request(101),
+    ]
+    assert asked[0] == FILE_HEADER_BYTES + offsets[102] - offsets[100]
