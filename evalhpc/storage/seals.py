@@ -30,8 +30,11 @@ from evalhpc.storage.atomic import (
 )
 
 _NAME = "journals.json"
+_RESTORE = "restore it, or submit the run again: without it other answers might count"
 #: So many other merges may be quicker to seal, one after the other.
 _TRIES = 100
+#: A listing may show a seal and not the one before it if both are made meanwhile; the next has both.
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,9 @@ class Seals:
 
 
 def read_seals(folder: Path) -> Seals:
-    """Every seal of a run; raises StorageError, IntegrityError for one that is damaged."""
-    numbers = sorted(int(name) for name in look_anew(folder) if name.isdigit())
-    seals = Seals(numbers[-1] if numbers else 0)
-    for number in numbers:
+    """Every seal of a run; raises StorageError, IntegrityError for one that is damaged or gone."""
+    seals = Seals(_count(folder))
+    for number in range(1, seals.count + 1):
         for journal, size in _read(folder / str(number) / _NAME).items():
             if size > seals.size(journal):
                 seals._ends.setdefault(journal, []).append(size)
@@ -76,7 +78,7 @@ def read_seals(folder: Path) -> Seals:
 def seal(folder: Path, sizes: Mapping[str, int]) -> Seals:
     """Seal what journals of these sizes have more than before, durably; all seals.
 
-    Raises StorageError, IntegrityError for a seal that is damaged.
+    Raises StorageError, IntegrityError for a seal that is damaged or gone.
     """
     for _ in range(_TRIES):
         seals = read_seals(folder)
@@ -102,6 +104,20 @@ def sealable(journals: Iterable[Path]) -> dict[str, int]:
         if size > FILE_HEADER_BYTES:
             sizes[path.name] = size
     return sizes
+
+
+def _count(folder: Path) -> int:
+    """How many seals there are."""
+    for _ in range(_LOOKS):
+        numbers = {int(name) for name in look_anew(folder) if name.isdigit()}
+        gone = set(range(1, max(numbers, default=0))) - numbers
+        if not gone:
+            return len(numbers)
+    raise IntegrityError(
+        f"{folder / str(min(gone))} is gone: nothing else says how far journals counted then",
+        cause="it was removed, or the file system lost it",
+        hint=f"ls -l {folder}  # {_RESTORE}",
+    )
 
 
 def _try_seal(folder: Path, number: int, grown: Mapping[str, int]) -> None:
@@ -137,5 +153,5 @@ def _read(path: Path) -> dict[str, int]:
     raise IntegrityError(
         f"{path} is damaged: it does not say how far journals count",
         cause="it was edited, or the file system lost a part of it",
-        hint=f"ls -l {path}  # restore it: without it another answer might count",
+        hint=f"ls -l {path}  # {_RESTORE}",
     )

@@ -156,6 +156,29 @@ def test_a_damaged_seal_is_named(tmp_path: Path) -> None:
         read_seals(tmp_path)
 
 
+def test_a_seal_that_is_gone_is_named(tmp_path: Path) -> None:
+    """Its journals would be sealed anew, behind answers that came later: no merge goes on."""
+    for size in (200, 300, 400):
+        seal(tmp_path, {"a": size})
+    (tmp_path / "2").rename(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="2 is gone") as caught:
+        seal(tmp_path, {"a": 500})
+    assert f"ls -l {tmp_path}" in caught.value.hint
+    (tmp_path / "elsewhere").rename(tmp_path / "2")
+    assert seal(tmp_path, {"a": 500}).count == 4
+
+
+def test_a_listing_during_which_seals_are_made_shows_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have the later of two and not the earlier; the next look has both."""
+    for size in (200, 300):
+        seal(tmp_path, {"a": size})
+    looks = iter([frozenset({"2"}), frozenset({"1", "2"})])
+    monkeypatch.setattr(seals, "look_anew", lambda _folder: next(looks))
+    assert read_seals(tmp_path).count == 2
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_to_be_so(tmp_path: Path) -> None:
     """A file in the place of the folder of seals is an error with its path."""
     (tmp_path / "seals").write_text("")
