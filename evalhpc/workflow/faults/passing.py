@@ -101,7 +101,7 @@ def await_room(run: Run, most: float = math.inf) -> None:
 
 
 def _error(state: RetryCallState) -> BaseException:
-    error = state.outcome and state.outcome.exception()
+    error = None if state.outcome is None else state.outcome.exception()
     assert error is not None
     return error
 
