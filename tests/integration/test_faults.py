@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cluster import wait_until
 from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import EVALHPC, evalhpc
 from tests.models.checkpoints import write_hf
@@ -135,22 +136,28 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_second_collector_decides_nothing(complete: Path, tmp_path: Path) -> None:
-    """While one is at work, from the merge to the next submission, another ends with 6."""
+def test_a_second_collector_waits_for_the_first(complete: Path, tmp_path: Path) -> None:
+    """While one is at work, from the merge to the next submission, another decides nothing."""
     run = tmp_path / "run"
     shutil.copytree(complete, run)
     (run / "certificate.json").unlink()
     words = ["node", "collect", "--run-dir", str(run), "--round", "1"]
-    command = [sys.executable, "-m", "evalhpc", *words]
-    with (run / "collect.lock").open("a") as lock:
+    said = tmp_path / "said"
+    with (run / "collect.lock").open("a") as lock, said.open("w") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 6
-    assert "another collector of this run is at work" in done.stderr
-    assert not (run / "certificate.json").exists()
-    assert not (run / "failure.json").exists()
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+        child = subprocess.Popen([sys.executable, "-m", "evalhpc", *words], stderr=log)
+        busy = "another collector of this run is at work: waiting for it"
+        try:
+            wait_until(lambda: busy in said.read_text(), timeout=30, what="it waits")
+            assert child.poll() is None
+            assert not (run / "certificate.json").exists()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert child.wait(60) == 0, said.read_text()
+        finally:
+            child.kill()
+            child.wait()
     assert (run / "certificate.json").exists()
+    assert not (run / "failure.json").exists()
 
 
 def test_a_copy_or_a_moved_run_is_read_and_not_steered(complete: Path, tmp_path: Path) -> None:

@@ -21,20 +21,21 @@ _LOOK = 0.5
 
 #: Raises StorageError for a collector that another one has taken for dead.
 StillSole = Callable[[], None]
-#: Seconds after which a file server lets go of what a dead client has locked (NFSv4: 90).
-LOCK_LEASE = 180.0
+#: Seconds that a collector waits for another one: above what a predecessor takes to end, and what a
+#: file server needs to let go of the locks of a client that died (NFSv4: 90).
+PATIENCE = 180.0
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[StillSole]:
+def alone(run: Run, wait: float = 0.0) -> Iterator[StillSole]:
     """Within the block, from the look at the rounds to the next one's submission, no other
     collector decides; StorageError where one is at work. To be called before what cannot be
     undone: it tells whether another has taken this one for dead.
 
-    A job waits: for its predecessor, which may still submit what this one is the collector of, and
-    for the file server to take the lock from its own first life, on a node that died with it.
+    `wait`: seconds for which the other one is waited for. Collectors do: for a predecessor that is
+    asked to end, or may still submit what this one is the collector of; for a merge by hand; for
+    the file server to take the lock from their own first life, on a node that died with it.
     """
-    wait = LOCK_LEASE if "SLURM_JOB_ID" in os.environ else 0.0
     busy = "another collector of this run is at work"
     with exclusive(run.paths.collect_lock, busy, wait=wait):
         if run.spec.site.scheduler == "local":

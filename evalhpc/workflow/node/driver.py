@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.errors import EvalhpcError, FutileError, IncompleteError
 from evalhpc.workflow.collect.collect import wants_array
 from evalhpc.workflow.node.local_cluster import LocalCluster
 from evalhpc.workflow.node.local_deployments import LocalDeployments
@@ -83,9 +83,19 @@ def _collect_on(run: Run, cluster: LocalCluster) -> int:
 def _collect(run: Run, cluster: LocalCluster) -> tuple[int, bool]:
     """Exit code of the collector, and whether it wants another array."""
     code = _outlived(run, cluster, "collect", _last_round(run))
+    if code and not is_over(run):
+        note_failure(run, _unexplained(run, code))
     if code != 0 or run.paths.certificate.exists() or run.paths.cancelled.exists():
         return code, False
     return code, wants_array(run, _last_round(run))
+
+
+def _unexplained(run: Run, code: int) -> IncompleteError:
+    return IncompleteError(
+        f"the collector ended with code {code}, and left no reason",
+        cause="it waited in vain for another collector, or its script failed before it",
+        hint=f"evalhpc logs {run.word} --kind collect, then: evalhpc resume {run.word}",
+    )
 
 
 def _outlived(run: Run, cluster: LocalCluster, kind: str, round_: int) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError
+from evalhpc.errors import BudgetError, EvalhpcError, IncompleteError, StorageError
 from evalhpc.storage.leases import is_stolen
-from evalhpc.workflow.collect.claim import alone
+from evalhpc.workflow.collect.claim import PATIENCE, StillSole, alone
 from evalhpc.workflow.collect.collect import Collected, collect, note_unless_passing, plan_first
 from evalhpc.workflow.faults.early_stop import (
     answering_round,
@@ -20,7 +22,7 @@ from evalhpc.workflow.faults.early_stop import (
 from evalhpc.workflow.faults.passing import await_room, may_pass, patiently
 from evalhpc.workflow.passes.passes import StillHeld
 from evalhpc.workflow.record.failure import note_failure
-from evalhpc.workflow.record.jobs import launched
+from evalhpc.workflow.record.jobs import launched, recorded_jobs, slurm_ids
 from evalhpc.workflow.record.rounds import planned_rounds
 from evalhpc.workflow.record.run import Run, open_run
 from evalhpc.workflow.record.signals import INTERRUPTED, Interrupted
@@ -145,7 +147,7 @@ def _refuse_restarts(run: Run) -> None:
 
 
 def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
-    with alone(run) as still_sole:
+    with _alone(run) as still_sole:
         collected = collect(run, round_)
         if collected.state in ("complete", "ended"):
             return
@@ -155,6 +157,19 @@ def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
             log.warning("%s: it is submitted again", collected.again)
         still_sole()
         _go_on(run, collected, follows_dead=follows_dead)
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[StillSole]:
+    """`alone`; the run's own collector that waited in vain says so, as nobody may follow it."""
+    with ExitStack() as stack:
+        try:
+            still_sole = stack.enter_context(alone(run, PATIENCE))
+        except StorageError as error:
+            if own_job() in slurm_ids(recorded_jobs(run.paths)):  # a local one's driver sees to it
+                note_unless_passing(run, "collector", error)
+            raise
+        yield still_sole
 
 
 def _go_on(run: Run, collected: Collected, *, follows_dead: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,7 +17,11 @@ from evalhpc.storage.journal import JournalWriter
 from evalhpc.workflow.collect import claim
 from evalhpc.workflow.collect.collect import collect
 from evalhpc.workflow.collect.finish import publish
+from evalhpc.workflow.node import driver
+from evalhpc.workflow.node import jobs as nodes
+from evalhpc.workflow.node.local_cluster import LocalCluster
 from evalhpc.workflow.passes.passes import all_passes
+from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import record_job
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.outcomes import load_outcome
@@ -23,6 +29,7 @@ from evalhpc.workflow.record.rounds import plan_round
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.stored import stored_answers
 from evalhpc.workflow.submit.control import merge_run
+from evalhpc.workflow.submit.local import GRACE
 from tests.unit.workflow.test_walltime import plan, run_in
 
 
@@ -70,22 +77,39 @@ def test_a_merge_by_hand_waits_for_no_collector_and_does_not_race_it(run: Run) -
     assert not run.paths.store.exists()
 
 
-@pytest.mark.parametrize(("job", "patience"), [("7", claim.LOCK_LEASE), ("", 0.0)])
-def test_a_collector_waits_for_its_predecessor_in_a_job_only(
-    run: Run, monkeypatch: pytest.MonkeyPatch, job: str, patience: float
+@pytest.mark.parametrize(("job", "noted"), [("7", True), ("8", False), ("", False)])
+def test_a_collector_waits_for_another_one_wherever_it_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, job: str, noted: bool
 ) -> None:
-    """The one before may still be submitting it; a person at a terminal is told at once."""
+    """For one that is asked to end, or a merge; where that was in vain, the run's own says so."""
     waits: list[float] = []
 
     def busy(_path: Path, what: str, *, wait: float) -> None:
         waits.append(wait)
         raise StorageError(what)
 
+    plan(run, 1, 1)
+    record_job(run.paths, "collect", 7, 1, "slurm")
     monkeypatch.setattr(claim, "exclusive", busy)
-    if job:
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-    else:
-        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(StorageError), claim.alone(run):
-        pytest.fail("alone")
-    assert waits == [patience]
+    monkeypatch.setattr(nodes, "open_run", lambda _: run)
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    assert nodes.collecting(run.paths.root, 1) == StorageError.exit_code
+    assert run.paths.failure.exists() is noted
+    with pytest.raises(StorageError):
+        merge_run(run)
+    assert waits == [claim.PATIENCE, 0.0]
+
+
+def test_collectors_wait_for_longer_than_one_takes_to_end() -> None:
+    """Its harness has a grace, and so has a job of Slurm (KillWait: 30 s)."""
+    assert max(GRACE, 30.0) < claim.PATIENCE
+
+
+def test_a_local_run_whose_collector_left_no_reason_says_that(run: Run) -> None:
+    """It stands still: `status` names the log and how to go on. A reason of its own stays."""
+    cluster = cast("LocalCluster", SimpleNamespace(run=lambda *_: [StorageError.exit_code]))
+    assert driver._collect(run, cluster) == (StorageError.exit_code, False)
+    assert "left no reason" in run.paths.failure.read_text()
+    note_failure(run, StorageError("the disk is full"))
+    assert driver._collect(run, cluster) == (StorageError.exit_code, False)
+    assert "the disk is full" in run.paths.failure.read_text()
