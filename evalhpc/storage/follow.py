@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TypeAlias
 
-from evalhpc.core.frames import FILE_HEADER_BYTES, Damage, Frame, Kind
+from evalhpc.core.frames import (
+    FILE_HEADER_BYTES,
+    Damage,
+    Frame,
+    Kind,
+    file_header,
+    header_seed,
+    parse_file_header,
+    scan,
+)
 from evalhpc.core.identity import Answer, Request
-from evalhpc.errors import StorageError
-from evalhpc.storage.atomic import open_file
-from evalhpc.storage.framed import FramedFile, FrameWriter
+from evalhpc.storage.atomic import open_file, storage_errors
+from evalhpc.storage.framed import FrameWriter, check_header
 from evalhpc.storage.journal import parse_answer_meta
 from evalhpc.storage.requests_file import parse_request, request_meta
+
+#: Where something starts and ends in a file, in bytes.
+_Span: TypeAlias = tuple[int, int]
 
 
 class QueueWriter:
@@ -36,47 +49,65 @@ class _Growing:
     """Whole frames behind those that were read before; a torn one is read when it is whole.
 
     What is damaged in front of a whole one is passed over, but looked at again each time: a file
-    server may show the parts of one write in any order.
+    server may show the parts of one write in any order. A writer whose disk fails cuts its file,
+    and writes the same bytes there later: until then there is nothing new.
     """
 
     def __init__(self, path: Path, kind: Kind, run_hash: str) -> None:
         self.path = path
         self._kind: Kind = kind
         self._run_hash = run_hash
+        self._seed = header_seed(file_header(kind, run_hash))
         self._offset = FILE_HEADER_BYTES
-        self._holes: list[tuple[int, int]] = []  # where each damaged span starts and ends
+        self._holes: list[_Span] = []
 
     def frames(self) -> list[tuple[Frame, bytes, bytes]]:
         """(frame, meta, body) of what is new. Raises StorageError, IntegrityError."""
-        # Opening asks a network file system's server; the size in a cache may be old.
-        try:
-            with open_file(self.path) as file:
-                size = file.seek(0, 2)
-        except OSError as error:
-            raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
-        if size <= self._offset and not self._holes:
-            return []
         found: list[tuple[Frame, bytes, bytes]] = []
-        with FramedFile(self.path, self._kind, self._run_hash) as file:
-            holes = [hole for start, end in self._holes for hole in _read(file, start, end, found)]
-            offset, tail = self._offset, _read(file, self._offset, None, found)
-        offset = max([offset, *(frame.end for frame, _, _ in found)])
-        self._holes = [*holes, *((start, end) for start, end in tail if start < offset)]
-        self._offset = offset
-        return found
+        holes: list[_Span] = []
+        *again, (_, news) = self._read()
+        for (start, end), data in again:
+            if len(data) < end - start:
+                holes.append((start, end))
+                continue
+            whole, damaged = _scan(data, self._seed, start)
+            found += whole
+            holes += damaged
+        whole, damaged = _scan(news, self._seed, self._offset)
+        if whole:
+            self._offset += whole[-1][0].end
+        self._holes = holes + [span for span in damaged if span[0] < self._offset]
+        return found + whole
+
+    def _read(self) -> list[tuple[_Span, bytes]]:
+        """What stands in the holes now, and behind the last whole frame.
+
+        It is not mapped: a mapped page that its writer cuts off is a bus error.
+        """
+        # Opening asks a network file system's server; the size in a cache may be old.
+        with storage_errors(self.path), open_file(self.path) as file:
+            fd = file.fileno()
+            size = max(os.fstat(fd).st_size, self._offset)
+            if self._offset == FILE_HEADER_BYTES < size:
+                # Of whole frames that were found since, the seed has told the same.
+                header = parse_file_header(os.pread(fd, FILE_HEADER_BYTES, 0))
+                if not isinstance(header, Damage):
+                    check_header(self.path, header, self._kind, self._run_hash)
+            spans = [*self._holes, (self._offset, size)]
+            return [((start, end), os.pread(fd, end - start, start)) for start, end in spans]
 
 
-def _read(
-    file: FramedFile, start: int, end: int | None, found: list[tuple[Frame, bytes, bytes]]
-) -> list[tuple[int, int]]:
-    """Add a range's whole frames to `found`; returns its damaged spans."""
-    damaged = []
-    for item in file.scan(start, end):
+def _scan(
+    data: bytes, seed: int, start: int
+) -> tuple[list[tuple[Frame, bytes, bytes]], list[_Span]]:
+    """The whole frames of what stands at `start` of a file, and the damaged spans of that file."""
+    whole, damaged = [], []
+    for item in scan(data, seed, 0):
         if isinstance(item, Damage):
-            damaged.append((item.offset, item.offset + item.length))
+            damaged.append((start + item.offset, start + item.offset + item.length))
         else:
-            found.append((item, file.meta(item), file.body(item)))
-    return damaged
+            whole.append((item, data[item.meta_at : item.body_at], data[item.body_at : item.end]))
+    return whole, damaged
 
 
 class QueueReader(_Growing):

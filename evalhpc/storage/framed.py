@@ -99,7 +99,7 @@ class FramedFile(Mapped):
             self.damage = header
             return
         try:
-            _check_header(path, header, kind, run_hash)
+            check_header(path, header, kind, run_hash)
         except IntegrityError:
             self.close()
             raise
@@ -138,7 +138,8 @@ class FramedFile(Mapped):
         return self.buffer[frame.body_at : frame.end]
 
 
-def _check_header(path: Path, header: frames.FileHeader, kind: Kind, run_hash: str) -> None:
+def check_header(path: Path, header: frames.FileHeader, kind: Kind, run_hash: str) -> None:
+    """Raise IntegrityError for the header of something else than this kind of file of this run."""
     if (header.version, header.hash_name) != (frames.VERSION, frames.HASH_NAME):
         raise IntegrityError(
             f"{path} has format {header.version} with {header.hash_name}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,72 @@ def test_damage_hides_nothing_behind_it_and_may_yet_be_whole(tmp_path: Path) -> 
     path.write_bytes(whole)
     assert [key for key, _ in follower.new()] == [keys[1]]
     assert follower.new() == []
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_a_journal_that_its_shard_cuts_meanwhile_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """After a failed sync, say: whenever it happens, what is written again comes once, in order."""
+    path, fstat = tmp_path / "j.journal", os.fstat
+    pairs = [(bytes([n]) * 20, Answer(200, "", bytes(5000))) for n in range(3)]
+    with JournalWriter.create(path, RUN) as journal:
+        for pair in pairs:
+            journal.append(*pair)
+    whole = path.read_bytes()
+    calls = iter(range(1, 100))
+
+    def cutting(fd: int) -> os.stat_result:
+        known = fstat(fd)
+        if next(calls) == look:
+            os.truncate(path, 6000)
+        return known
+
+    follower = JournalFollower(path, RUN)
+    monkeypatch.setattr(os, "fstat", cutting)
+    seen = follower.new() + follower.new()
+    path.write_bytes(whole)
+    seen += follower.new()
+    assert seen == pairs
+
+
+def test_damage_that_is_cut_off_may_yet_be_whole(tmp_path: Path) -> None:
+    """The writer writes the same bytes to the same place as soon as its disk lets it."""
+    path = tmp_path / "j.journal"
+    keys = [bytes([number]) * 20 for number in range(3)]
+    with JournalWriter.create(path, RUN) as journal:
+        for key in keys:
+            journal.append(key, Answer(200, "application/json", b"answer" + key))
+    whole = path.read_bytes()
+    at = whole.index(b"answer" + keys[1])
+    path.write_bytes(whole[:at] + bytes(6) + whole[at + 6 :])
+    follower = JournalFollower(path, RUN)
+    assert [key for key, _ in follower.new()] == [keys[0], keys[2]]
+    for end in (at, at - 150, 0):
+        os.truncate(path, end)
+        assert follower.new() == []
+    path.write_bytes(whole)
+    assert [key for key, _ in follower.new()] == [keys[1]]
+    assert follower.new() == []
+
+
+def test_a_look_reads_what_is_new_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are ten looks a second, at the files of every shard, by every shard."""
+    path, read, asked = tmp_path / "q.frames", os.pread, [0]
+    writer = QueueWriter(path, RUN)
+    for number in range(100):
+        writer.append(request(number))
+    writer.flush()
+    reader = QueueReader(path, RUN)
+    reader.new()
+    size = path.stat().st_size
+    writer.append(request(100))
+    writer.close()
+
+    def pread(fd: int, length: int, at: int) -> bytes:
+        asked[0] += length
+        return read(fd, length, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert reader.new() == [request(100)]
+    assert asked[0] == path.stat().st_size - size
