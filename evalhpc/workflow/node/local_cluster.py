@@ -14,7 +14,7 @@ from evalhpc.workflow.faults.passing import await_room
 from evalhpc.workflow.node.script_call import ScriptCall, call_script
 from evalhpc.workflow.record.jobs import process_start, record_job
 from evalhpc.workflow.record.run import Run
-from evalhpc.workflow.record.signals import Interrupted
+from evalhpc.workflow.record.signals import Interrupted, interruptible
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,10 @@ class LocalCluster:
 
         `again`: why they are run once more.
         """
-        await_room(self._run)
+        with interruptible():  # nothing runs that a signal would have to reach
+            if self._signalled:
+                raise Interrupted("asked to end")
+            await_room(self._run)
         jobs = self._executor.map_array(call_script, list(calls))
         self._running = [int(job.job_id) for job in jobs]
         for job in jobs:
