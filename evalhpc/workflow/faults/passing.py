@@ -33,6 +33,8 @@ _SAID = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ESTALE)))
 KILLS = 2
 #: Seconds before the first further try, and at most between two.
 FIRST, LONGEST = 1.0, 30.0
+#: A harness costs its whole run: each pause is so many times all before, and its tries are few.
+_GROWTH = 9
 #: Bytes that the files of a local job take, generously.
 ROOM = 1 << 16
 
@@ -49,31 +51,38 @@ def may_pass(error: BaseException) -> bool:
 
 
 def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
-    """`work`'s result; it is tried again while the file system is full or away, and `KILLS` times
-    after a harness was killed.
+    """`work`'s result; it is tried again while the file system is full or away (where a harness
+    says so, less and less often), and `KILLS` times after a harness was killed.
 
     At most `run.storage_wait` seconds, and `most`, are spent on waiting; then the last error is
     raised, as StorageError or as what `work` made of it.
     """
     limit, kills = min(run.spec.run.storage_wait, most), 0
+    soon = wait_exponential(FIRST, max=LONGEST)
 
     def goes_on(error: BaseException) -> bool:
         nonlocal kills
         kills += _is_killed(error)
         return may_pass(error) and kills <= KILLS
 
+    def pause(state: RetryCallState) -> float:
+        error, waited = _error(state), state.idle_for
+        if not isinstance(error, HarnessError) or _is_killed(error):
+            return soon(state)
+        return min(max(FIRST, _GROWTH * waited), limit - waited + FIRST)
+
     def tell(state: RetryCallState) -> None:
         assert state.next_action is not None
-        error, pause = _error(state), state.next_action.sleep
+        error = _error(state)
         said = error.what if isinstance(error, EvalhpcError) else str(error)
         log.warning(
             "%s: again in %.0f s (waited %.0f of %.0f s, run.storage_wait)",
-            said.partition("\n")[0], pause, state.idle_for, limit,
+            said.partition("\n")[0], state.next_action.sleep, state.idle_for, limit,
         )  # fmt: skip
 
     retrying = Retrying(
         retry=retry_if_exception(goes_on),
-        wait=wait_exponential(FIRST, max=LONGEST),
+        wait=pause,
         stop=lambda state: state.idle_for >= limit and not _is_killed(_error(state)),
         before_sleep=tell,
         reraise=True,

@@ -339,6 +339,22 @@ def test_a_full_disk_is_given_up_also_after_a_harness_was_killed(
     assert sum(naps) >= limit
 
 
+def test_a_harness_that_tells_of_a_full_disk_is_run_few_times(run: Run, naps: list[float]) -> None:
+    """It may mean a disk that stays full ($HOME, /tmp), or only warn; and a run may take hours."""
+    tries: list[int] = []
+
+    def work() -> None:
+        tries.append(1)
+        raise HarnessError("exit code 1\n  | OSError: [Errno 28] No space left on device")
+
+    with pytest.raises(HarnessError, match="exit code 1"):
+        patiently(run, work)
+    assert len(tries) == 5
+    limit = run.spec.run.storage_wait
+    assert naps[0] == passing.FIRST
+    assert limit <= sum(naps) <= limit + passing.FIRST
+
+
 def test_a_shard_ends_when_the_file_system_is_back(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
