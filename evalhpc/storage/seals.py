@@ -33,7 +33,7 @@ _NAME = "journals.json"
 _RESTORE = "restore it, or submit the run again: without it other answers might count"
 #: So many other merges may be quicker to seal, one after the other.
 _TRIES = 100
-#: A listing may show a seal and not the one before it if both are made meanwhile; the next has both.
+#: A listing may lack a seal and have the next one if both are made during it; another has both.
 _LOOKS = 5
 
 
@@ -64,9 +64,23 @@ class Seals:
         return sorted(name for name in self._ends if sizes.get(name, 0) < self.size(name))
 
 
+def count_seals(folder: Path) -> int:
+    """How many seals there are; raises StorageError, IntegrityError where one of them is gone."""
+    for _ in range(_LOOKS):
+        numbers = {int(name) for name in look_anew(folder) if name.isdigit()}
+        gone = set(range(1, max(numbers, default=0))) - numbers
+        if not gone:
+            return len(numbers)
+    raise IntegrityError(
+        f"{folder / str(min(gone))} is gone: nothing else says how far journals counted then",
+        cause="it was removed, or the file system lost it",
+        hint=f"ls -l {folder}  # {_RESTORE}",
+    )
+
+
 def read_seals(folder: Path) -> Seals:
     """Every seal of a run; raises StorageError, IntegrityError for one that is damaged or gone."""
-    seals = Seals(_count(folder))
+    seals = Seals(count_seals(folder))
     for number in range(1, seals.count + 1):
         for journal, size in _read(folder / str(number) / _NAME).items():
             if size > seals.size(journal):
@@ -104,20 +118,6 @@ def sealable(journals: Iterable[Path]) -> dict[str, int]:
         if size > FILE_HEADER_BYTES:
             sizes[path.name] = size
     return sizes
-
-
-def _count(folder: Path) -> int:
-    """How many seals there are."""
-    for _ in range(_LOOKS):
-        numbers = {int(name) for name in look_anew(folder) if name.isdigit()}
-        gone = set(range(1, max(numbers, default=0))) - numbers
-        if not gone:
-            return len(numbers)
-    raise IntegrityError(
-        f"{folder / str(min(gone))} is gone: nothing else says how far journals counted then",
-        cause="it was removed, or the file system lost it",
-        hint=f"ls -l {folder}  # {_RESTORE}",
-    )
 
 
 def _try_seal(folder: Path, number: int, grown: Mapping[str, int]) -> None:

@@ -40,22 +40,25 @@ class Lost(Frozen):
     benchmarks: dict[str, int]  # name → answers
 
 
-def note_lost(run: Run, fresh: Path) -> None:
-    """Record what the store `fresh` lacks of the run's present store, or answers otherwise."""
+def find_lost(run: Run, fresh: Path) -> Lost | None:
+    """What the store `fresh` lacks of the run's present store, or answers otherwise."""
     try:
         before = Store.open(run.paths.store, run.hash)
     except IntegrityError:
-        return  # the merge has said that it is unreadable
+        return None  # the merge has said that it is unreadable
     with before, Store.open(fresh, run.hash) as after:
         lost = {key for key, digest in before.pairs() if not _holds(after, key, digest)}
     rounds = planned_rounds(run)
     counts = Counter(r.benchmark for r in _planned(run, rounds) if r.key in lost)
-    if not counts:
-        return
-    record = Lost(round=rounds[-1], benchmarks=dict(counts))
+    return Lost(round=rounds[-1], benchmarks=dict(counts)) if counts else None
+
+
+def note_lost(run: Run, lost: Lost) -> None:
+    """Record what a merge found gone."""
     path = run.paths.seals / f"{_PREFIX}{secrets.token_hex(6)}.json"
-    write_text(path, record.model_dump_json())
-    log.warning("%d answers that were there before are damaged or gone", counts.total())
+    write_text(path, lost.model_dump_json())
+    count = sum(lost.benchmarks.values())
+    log.warning("%d answers that were there before are damaged or gone", count)
 
 
 def orphaned(run: Run, benchmark: str, unused: Collection[bytes]) -> set[bytes]:

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalhpc.storage.seals import seal, sealable
+from evalhpc.errors import StorageError
+from evalhpc.storage.seals import Seals, count_seals, seal, sealable
 from evalhpc.workflow.record.run import Run
 
 if TYPE_CHECKING:
@@ -14,31 +15,62 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: So many other merges may seal more during this one, one after the other.
+_TRIES = 100
+
+
+class _Overtaken(Exception):
+    """Another merge has sealed more since this one began."""
+
 
 def merge(run: Run) -> MergeReport:
     """All journals of the run into its store; the same journals and seals give the same bytes.
 
-    They are sealed first: whichever answers this store holds are those of every later one.
+    They are sealed first: whichever answers this store holds are those of every later one. Of two
+    merges at once the one with fewer seals begins anew: no older store comes to lie over a newer.
+    Raises StorageError, IntegrityError.
     """
+    for _ in range(_TRIES):
+        report = _merge_once(run)
+        if report is not None:
+            return report
+        log.info("another merge has sealed more meanwhile: this one begins anew")
+    raise StorageError(
+        f"{run.paths.store} was not written: {_TRIES} other merges were quicker, one after another",
+        cause="merges without end",
+        hint=f"evalhpc status {run.word}",
+        transient=True,
+    )
+
+
+def _merge_once(run: Run) -> MergeReport | None:
+    """One try at it; None where another merge has sealed more meanwhile."""
     # Late: HDF5 is a third of the start of the verbs that steer a run.
     from evalhpc.storage.store import merge_journals
-    from evalhpc.workflow.record.lost import note_lost
+    from evalhpc.workflow.record.lost import find_lost, note_lost
 
-    journals = run_journals(run)
-    sizes = sealable(journals)
-    seals = seal(run.paths.seals, sizes)
-    missing = seals.missing(sizes)
-    for name in missing:
-        log.warning("%s is gone or shorter than it was; what it lacks is asked again", name)
+    journals, seals, missing = _sealed(run)
 
-    def note(fresh: Path, report: MergeReport) -> None:
+    def look(fresh: Path, report: MergeReport) -> None:
         # Nothing else takes away or replaces what is sealed.
-        if report.damaged or report.disagreements or missing:
-            note_lost(run, fresh)
+        suspect = report.damaged or report.disagreements or missing
+        lost = find_lost(run, fresh) if suspect else None
+        # What was compared, and is replaced now, is then no newer than `fresh`.
+        if count_seals(run.paths.seals) != seals.count:
+            raise _Overtaken
+        for name in missing:
+            log.warning("%s is gone or shorter than it was; what it lacks is asked again", name)
+        if lost:
+            note_lost(run, lost)
 
-    report = merge_journals(
-        journals, run.paths.store, run.hash, log=log.warning, seals=seals, before=note
-    )
+    try:
+        report = merge_journals(
+            journals, run.paths.store, run.hash, log=log.warning, seals=seals, before=look
+        )
+    except _Overtaken:
+        return None
+    if count_seals(run.paths.seals) != seals.count:
+        return None  # whoever slept just then has put an older store over a newer one
     log.info(
         "store: %d answers, %d duplicates, %d damaged frames from %d journals",
         report.answers, report.duplicates, len(report.damaged), len(journals),
@@ -50,9 +82,19 @@ def merge_aside(run: Run, out: Path) -> None:
     """The answers that count by now into a store of the caller's own."""
     from evalhpc.storage.store import merge_journals  # start-up time
 
-    journals = run_journals(run)
-    seals = seal(run.paths.seals, sealable(journals))
+    journals, seals, _ = _sealed(run)
     merge_journals(journals, out, run.hash, seals=seals)
+
+
+def _sealed(run: Run) -> tuple[list[Path], Seals, list[str]]:
+    """The journals, sealed as they are now; and the names of those that are gone or shorter."""
+    journals = run_journals(run)
+    sizes = sealable(journals)
+    seals = seal(run.paths.seals, sizes)
+    if seals.missing(sizes):  # or another merge has sealed what came after this look
+        journals = run_journals(run)
+        sizes = sealable(journals)
+    return journals, seals, seals.missing(sizes)
 
 
 def run_journals(run: Run) -> list[Path]:
