@@ -88,9 +88,8 @@ def _next(desk: SliceDesk, warm: bool) -> Slice | None:
         slice_ = desk.take_slice()
         if slice_ is not None:
             return slice_
-        if desk.all_done() and desk.claim_pass():
-            if not planned_rounds(run):  # its last holder may have died right after it had planned
-                _plan(desk)
+        # The last holder of the pass may have died right after it had planned.
+        if desk.all_done() and desk.claim_pass() and (planned_rounds(run) or _plan(desk)):
             return None
         if not warm or time.monotonic() > deadline:
             log.info("shard %d: no slice is left to lease", desk.shard)
@@ -100,16 +99,20 @@ def _next(desk: SliceDesk, warm: bool) -> Slice | None:
     return None
 
 
-def _plan(desk: SliceDesk) -> None:
+def _plan(desk: SliceDesk) -> bool:
+    """Plan round 1; False where another shard took this one for dead, and plans instead."""
     desk.state = "passing"
     try:
-        plan = plan_sliced(desk.run)
+        plan = plan_sliced(desk.run, desk.holds_pass)
     except EvalhpcError as error:
         if desk.holds_pass():
             note_failure(desk.run, error)
-        raise
+            raise
+        log.warning("planning was taken over by another shard: %s", error.what)
+        return False
     desk.settle_pass()
     log.info("the slices are run; round 1 has %d requests", plan.requests)
+    return True
 
 
 async def _answer(desk: SliceDesk, slice_: Slice, endpoints: Mapping[str, Endpoint]) -> None:

@@ -25,6 +25,7 @@ from evalhpc.storage.atomic import storage_errors, write_text
 from evalhpc.storage.follow import QueueReader
 from evalhpc.storage.requests_file import read_requests
 from evalhpc.workflow.passes.live import settle_answered
+from evalhpc.workflow.passes.passes import StillHeld, refuse_taken_over
 from evalhpc.workflow.record.merging import merge
 from evalhpc.workflow.record.outcomes import load_outcome
 from evalhpc.workflow.record.rounds import plan_round
@@ -65,13 +66,15 @@ def is_open_ended(run: Run, benchmark: str) -> bool:
     return outcome is None or outcome.dependents > 0
 
 
-def plan_sliced(run: Run) -> RoundPlan:
+def plan_sliced(run: Run, still_held: StillHeld = lambda: True) -> RoundPlan:
     """Round 1: what pass 0 asked, and what followed in the slices; what is answered is done.
 
-    Raises IntegrityError where a slice has asked something else than the unsharded harness.
+    Raises IntegrityError where a slice has asked something else than the unsharded harness;
+    IncompleteError, and plans nothing, where the pass is not `still_held` by its shard.
     """
     refuse_foreign(slice_outcomes(run))
     merge(run)
+    refuse_taken_over(still_held)
     requests = chain.from_iterable(_requests(run, b.name) for b in run.spec.benchmarks)
     return plan_round(run, 1, requests, partial(settle_answered, run))
 

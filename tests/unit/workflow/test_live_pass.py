@@ -43,6 +43,7 @@ from evalhpc.workflow.serve.liveness import watched
 from evalhpc.workflow.serve.replica import Replicas
 from evalhpc.workflow.shard import inline, sliced, waiting
 from evalhpc.workflow.shard.warm import warm_pass
+from evalhpc.workflow.slices import plan as slice_plan
 from tests.factories import make_spec
 
 NO_REPLICAS = cast("Replicas", SimpleNamespace(start=lambda: None))
@@ -254,22 +255,33 @@ def test_the_plan_of_slices_is_made_and_failed_by_its_holder_alone(
 ) -> None:
     """Another shard may have planned by the time that this one gets to it, or take it over."""
 
-    def plan_sliced(_run: Run) -> None:
+    def plan_sliced(_run: Run, _still_held: object) -> None:
         raise StorageError("cannot use requests.frames")
 
     desk = SimpleNamespace(
         run=run, shard=0, take_slice=lambda: None, all_done=lambda: True, claim_pass=lambda: True,
         holds_pass=lambda: False,
     )  # fmt: skip
-    looks = iter([[], [1] if planned else []])
+    looks = iter([[], [1] if planned else [], [], []])
     monkeypatch.setattr(sliced, "planned_rounds", lambda _run: next(looks))
     monkeypatch.setattr(sliced, "plan_sliced", plan_sliced)
-    if planned:
-        assert sliced._next(cast("sliced.SliceDesk", desk), warm=False) is None
-    else:
+    assert sliced._next(cast("sliced.SliceDesk", desk), warm=False) is None
+    assert not run.paths.failure.exists()
+    if not planned:
+        desk.holds_pass = lambda: True
         with pytest.raises(StorageError):
             sliced._next(cast("sliced.SliceDesk", desk), warm=False)
-    assert not run.paths.failure.exists()
+        assert run.paths.failure.exists()
+
+
+def test_who_slept_while_it_planned_slices_plans_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another shard has planned by then, and shards work on its units."""
+    plan_round(run, 1, [question("a")])
+    monkeypatch.setattr(slice_plan, "plan_round", lambda *_: pytest.fail("planned again"))
+    desk = SimpleNamespace(run=run, holds_pass=lambda: False)
+    assert not sliced._plan(cast("sliced.SliceDesk", desk))
 
 
 def test_a_warm_pass_that_was_taken_over_plans_nothing(
