@@ -124,8 +124,7 @@ def collecting(root: Path, round_: int, life: int = 1) -> int:
     run = open_run(root)
     try:
         _refuse_restarts(run)
-        follows_dead = life > 1 or restarts_here() > 0
-        patiently(run, lambda: _decide(run, round_, follows_dead=follows_dead))
+        patiently(run, lambda: _decide(run, round_, life))
     except EvalhpcError as error:
         if may_pass(error):
             note_failure(run, error)
@@ -146,7 +145,7 @@ def _refuse_restarts(run: Run) -> None:
         raise
 
 
-def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
+def _decide(run: Run, round_: int, life: int) -> None:
     with _alone(run) as still_sole:
         collected = collect(run, round_)
         if collected.state in ("complete", "ended"):
@@ -156,7 +155,7 @@ def _decide(run: Run, round_: int, *, follows_dead: bool) -> None:
         if collected.again:
             log.warning("%s: it is submitted again", collected.again)
         still_sole()
-        _go_on(run, collected, follows_dead=follows_dead)
+        _go_on(run, collected, life)
 
 
 @contextmanager
@@ -172,12 +171,12 @@ def _alone(run: Run) -> Iterator[StillSole]:
         yield still_sole
 
 
-def _go_on(run: Run, collected: Collected, *, follows_dead: bool) -> None:
+def _go_on(run: Run, collected: Collected, life: int) -> None:
     if run.spec.site.scheduler != "slurm":
         return  # the local driver sees the new plan and goes on
     if run.spec.site.resubmit:
         try:
-            if follows_dead:
+            if life > 1 or restarts_here() > 0 or _is_successor(run):
                 end_unrecorded(run, besides=own_job())
             _launch_within_budget(run, collected)
         except Exception as error:
@@ -185,6 +184,11 @@ def _go_on(run: Run, collected: Collected, *, follows_dead: bool) -> None:
             raise
     else:
         print(f"this site's jobs may not submit; next: evalhpc resume {run.word}")
+
+
+def _is_successor(run: Run) -> bool:
+    """Whether this job was submitted for one that was asked to end, perhaps amid a submission."""
+    return any(job.again for job in recorded_jobs(run.paths) if job.id == own_job())
 
 
 def _launch_within_budget(run: Run, collected: Collected) -> None:

@@ -159,6 +159,23 @@ def test_what_is_wanted_is_submitted_so(run: Run, monkeypatch: pytest.MonkeyPatc
     ]
 
 
+@pytest.mark.parametrize(("again", "looks"), [("job 10 was asked to end", True), ("", False)])
+def test_a_successor_ends_what_nobody_has_written_down(
+    run: Run, monkeypatch: pytest.MonkeyPatch, again: str, looks: bool
+) -> None:
+    """Its predecessor may have died between the answer of sbatch and the record of the job."""
+    calls: list[str] = []
+    for name in ("launch_round", "end_unrecorded"):
+        monkeypatch.setattr(nodes, name, lambda *_, name=name, **__: calls.append(name))
+    monkeypatch.setattr(nodes, "open_run", lambda _: run)
+    monkeypatch.setattr(nodes, "collect", lambda *_: Collected("more", 2))
+    monkeypatch.setenv("SLURM_JOB_ID", "11")
+    submitted(run, "collect", 1)
+    record_job(run.paths, "collect", 11, 1, "slurm", again=again)
+    assert nodes.collecting(run.paths.root, 1) == 0
+    assert calls == ["end_unrecorded", "launch_round"][not looks :]
+
+
 # --- a collector that was asked to end
 
 
