@@ -33,7 +33,7 @@ from evalhpc.slurm.quota_parsers import (
 )
 from evalhpc.slurm.quotas import Quotas
 from evalhpc.slurm.runner import Run, Runner
-from evalhpc.slurm.submission import Submission, marked
+from evalhpc.slurm.submission import Submission, is_marked, marked
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo")
 #: Lines that an error text spends on what the cluster offers.
@@ -147,6 +147,12 @@ class Slurm:
         jobs = parsers.parse_squeue_folders(output)
         wanted = folder.resolve()
         return {job: name for job, name, where in jobs if Path(where).resolve() == wanted}
+
+    def submitted(self) -> set[int]:
+        """Those of the user's jobs, by submitted id, that `submit` submitted, wherever it ran."""
+        what = "cannot read the comments of jobs"
+        output = self._runner.query(commands.squeue_comments(), what)
+        return {job for job, said in parsers.parse_squeue_comments(output) if is_marked(said)}
 
     def folder(self, job_id: int) -> Path | None:
         """Where a job starts; None of one that Slurm does not know (any more)."""

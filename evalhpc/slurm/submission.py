@@ -7,6 +7,7 @@ carries a token in its comment, and a job that bears the token is adopted.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,8 @@ from evalhpc.slurm.runner import Runner
 
 #: A request without an answer may wait in the controller's inbox: look so often, so far apart.
 LOOKS, LOOK_SECONDS = 3, 3.0
+#: What every token looks like.
+_TOKEN = re.compile(r"evalhpc-[0-9a-f]{32}")
 
 
 class LostJob(ClusterError):
@@ -85,6 +88,11 @@ class Submission:
     def _cancel(self, job_ids: Sequence[int]) -> None:
         if job_ids:
             self._runner.read(commands.scancel(job_ids), "cannot cancel a repeated submission")
+
+
+def is_marked(comment: str) -> bool:
+    """Whether a job of this comment was submitted so, and not by hand."""
+    return _TOKEN.search(comment) is not None
 
 
 def marked(comment: str | None, token: str) -> str:

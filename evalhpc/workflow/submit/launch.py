@@ -51,10 +51,10 @@ def slurm_here() -> Slurm:
 
 
 def end_unrecorded(run: Run, *, besides: int | None) -> None:
-    """Cancel jobs of the run that its record lacks: who submitted them was killed before it could
-    write that down, and another submits them now."""
+    """Cancel jobs that the run submitted and its record lacks: who submitted them was killed before
+    it could write that down, and another submits them now. Those submitted by hand stay."""
     slurm = slurm_here()
-    hidden = [job_id for job_id in unrecorded(run, slurm) if job_id != besides]
+    hidden = sorted({*unrecorded(run, slurm)} & slurm.submitted() - {besides})
     if hidden:
         log.warning("cancelled, as nobody wrote them down: %s", ", ".join(map(str, hidden)))
         slurm.cancel(hidden)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import tenacity.nap
 
 from evalhpc.core.acceptance import Outcome
+from evalhpc.core.rendering import batch_job
 from evalhpc.errors import (
+    ClusterError,
     EvalhpcError,
     FutileError,
     HarnessError,
@@ -22,6 +25,7 @@ from evalhpc.errors import (
     UsageError,
 )
 from evalhpc.slurm.jobs import JobRecord
+from evalhpc.slurm.submission import Submission
 from evalhpc.storage.atomic import append_jsonl, storage_error
 from evalhpc.storage.leases import LeaseBook
 from evalhpc.workflow.collect import claim
@@ -36,8 +40,13 @@ from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, record_job, recorded_jobs
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.submit import control
+from evalhpc.workflow.submit import launch as launching
 from evalhpc.workflow.watch.status import RunStatus
+from tests.slurm_fakes import FakeSlurm
 from tests.unit.workflow.test_walltime import plan, run_in
+
+if TYPE_CHECKING:
+    from evalhpc.slurm.runner import Runner
 
 
 @pytest.fixture
@@ -174,6 +183,33 @@ def test_a_successor_ends_what_nobody_has_written_down(
     record_job(run.paths, "collect", 11, 1, "slurm", again=again)
     assert nodes.collecting(run.paths.root, 1) == 0
     assert calls == ["end_unrecorded", "launch_round"][not looks :]
+
+
+@pytest.fixture
+def queue(run: Run, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Jobs of the run: 10 on its record, 11 that it lacks, 12 by hand, and 13, which asks."""
+    name = batch_job(run.spec, str(run.paths.root), "shard").name
+    token = Submission(cast("Runner", None), lambda _: ClusterError("x")).token
+
+    def answer(argv: Sequence[str]) -> str:
+        if any("Comment" in word for word in argv):
+            said = {10: token, 11: f"r {token}", 12: run.spec.run_id, 13: token}
+            return "".join(f"{job}|{comment}|\n" for job, comment in said.items())
+        return "".join(f"{job}|{name}|{run.paths.root}|\n" for job in (10, 11, 12, 13))
+
+    fake = FakeSlurm(squeue_me=answer, scancel="")
+    monkeypatch.setattr(launching, "slurm_here", fake.gate)
+    submitted(run, "shard", 1)
+    return fake
+
+
+def test_only_what_the_run_submitted_is_ended_where_nobody_wrote_it_down(
+    run: Run, queue: FakeSlurm
+) -> None:
+    """A shard that a user submitted by hand to speed things up goes on."""
+    launching.end_unrecorded(run, besides=13)
+    [argv] = queue.named("scancel")
+    assert [word for word in argv if word.isdigit()] == ["11"]
 
 
 # --- a collector that was asked to end
