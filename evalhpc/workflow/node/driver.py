@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evalhpc.errors import EvalhpcError, FutileError, IncompleteError
+from evalhpc.storage.atomic import is_there
 from evalhpc.workflow.collect.collect import wants_array
 from evalhpc.workflow.node.local_cluster import LocalCluster
 from evalhpc.workflow.node.local_deployments import LocalDeployments
@@ -85,7 +86,7 @@ def _collect(run: Run, cluster: LocalCluster) -> tuple[int, bool]:
     code = _outlived(run, cluster, "collect", _last_round(run))
     if code and not is_over(run):
         note_failure(run, _unexplained(run, code))
-    if code != 0 or run.paths.certificate.exists() or run.paths.cancelled.exists():
+    if code != 0 or is_there(run.paths.certificate) or is_there(run.paths.cancelled):
         return code, False
     return code, wants_array(run, _last_round(run))
 

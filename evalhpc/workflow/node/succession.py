@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from evalhpc.errors import EvalhpcError, FutileError
+from evalhpc.storage.atomic import is_there
 from evalhpc.storage.leases import is_stolen
 from evalhpc.workflow.faults.early_stop import restarts_here
 from evalhpc.workflow.node.jobs import collecting, failed, own_job, planning
@@ -64,7 +65,7 @@ def hand_over(root: Path, round_: int) -> None:
         _hand_over(run, round_, job)
     except EvalhpcError as error:
         failed(error)
-        if not run.paths.cancelled.exists():
+        if not is_there(run.paths.cancelled):
             note_failure(run, error)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from evalhpc.errors import EvalhpcError
+from evalhpc.storage.atomic import is_there
 from evalhpc.workflow.record.pulse import Pulse
 from evalhpc.workflow.record.run import Run
 from evalhpc.workflow.record.signals import Interrupted, Received
@@ -99,7 +100,7 @@ class Herald:
 def is_over(run: Run) -> bool:
     """Whether the run needs no model any more, unless somebody resumes it."""
     paths = run.paths
-    return paths.certificate.exists() or paths.cancelled.exists() or paths.failure.exists()
+    return any(map(is_there, (paths.certificate, paths.cancelled, paths.failure)))
 
 
 def _why(error: BaseException | None) -> str:

@@ -15,6 +15,7 @@ from evalhpc.slurm.arrays import format_tasks
 from evalhpc.slurm.chain import Step, submit_chain
 from evalhpc.slurm.gate import Slurm
 from evalhpc.slurm.jobs import Dependency, TestOnly
+from evalhpc.storage.atomic import is_there
 from evalhpc.workflow.faults.excluded_nodes import excluding
 from evalhpc.workflow.record.image_use import refuse_changed
 from evalhpc.workflow.record.jobs import Job, record_job, recorded_jobs
@@ -233,7 +234,7 @@ def _submit(
 
 
 def _refuse_cancelled(run: Run) -> None:
-    if run.paths.cancelled.exists():
+    if is_there(run.paths.cancelled):
         raise UsageError(
             "the run was cancelled", hint=f"evalhpc resume {run.word} takes it up again"
         )

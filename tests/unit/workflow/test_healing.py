@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,11 +35,13 @@ from evalhpc.workflow.collect.collect import Collected, collect, wants_array
 from evalhpc.workflow.collect.refusals import refuse_failed
 from evalhpc.workflow.faults import passing
 from evalhpc.workflow.faults.passing import may_pass, patiently
+from evalhpc.workflow.node import driver, succession
 from evalhpc.workflow.node import jobs as nodes
-from evalhpc.workflow.node import succession
+from evalhpc.workflow.node.local_cluster import LocalCluster
 from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, record_job, recorded_jobs
 from evalhpc.workflow.record.run import Run
+from evalhpc.workflow.serve.herald import is_over
 from evalhpc.workflow.submit import control
 from evalhpc.workflow.submit import launch as launching
 from evalhpc.workflow.watch.status import RunStatus
@@ -47,6 +50,9 @@ from tests.unit.workflow.test_walltime import plan, run_in
 
 if TYPE_CHECKING:
     from evalhpc.slurm.runner import Runner
+
+#: Scripts that do nothing, and say so.
+ENDS_WELL = cast("LocalCluster", SimpleNamespace(run=lambda *_: [0]))
 
 
 @pytest.fixture
@@ -284,6 +290,60 @@ def test_a_killed_collectors_next_life_does_not_wait_for_its_lease(
     first = claim._worker()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert claim._worker() != first
+
+
+def unseen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is there, and that this node believes absent, as NFS does for up to a minute."""
+    path.touch()
+    exists, lexists = Path.exists, os.path.lexists
+    monkeypatch.setattr(Path, "exists", lambda other: other != path and exists(other))
+    monkeypatch.setattr(os.path, "lexists", lambda other: Path(other) != path and lexists(other))
+
+
+@pytest.mark.parametrize("name", ["certificate", "cancelled", "failure"])
+def test_a_run_is_over_also_where_another_node_has_just_said_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`evalhpc cancel` marks the run, then asks its collector to end, which sees the mark."""
+    assert not is_over(run)
+    unseen(getattr(run.paths, name), monkeypatch)
+    assert is_over(run)
+
+
+def test_nothing_is_submitted_for_a_run_that_was_just_cancelled(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where this node has not heard of it: `cancel` has listed the jobs by then."""
+    monkeypatch.setattr(launching, "slurm_here", lambda: pytest.fail("it submits"))
+    unseen(run.paths.cancelled, monkeypatch)
+    with pytest.raises(UsageError, match="the run was cancelled"):
+        launching.launch_collect(run, 1)
+
+
+def test_a_cancelled_run_whose_successor_was_refused_has_not_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark came while it was being submitted."""
+
+    def refuse(*_: object) -> None:
+        unseen(run.paths.cancelled, monkeypatch)
+        raise UsageError("the run was cancelled")
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(succession, "open_run", lambda _: run)
+    monkeypatch.setattr(succession, "_hand_over", refuse)
+    succession.hand_over(run.paths.root, 1)
+    assert not run.paths.failure.exists()
+
+
+def test_a_local_driver_starts_no_array_for_a_cancelled_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one for a run that its collector has completed."""
+    plan(run, 1, 1)
+    assert driver._collect(run, ENDS_WELL) == (0, True)
+    unseen(run.paths.cancelled, monkeypatch)
+    assert driver._collect(run, ENDS_WELL) == (0, False)
 
 
 # --- a file system that is full or away
