@@ -59,11 +59,11 @@ class Mapped:
 
         Raises StorageError, and IntegrityError where the file has become shorter.
         """
-        end = min(end, len(self.buffer))
+        until = min(at + DROP_BYTES, end, len(self.buffer))
         self._ahead = max(self._ahead, at)
-        while self._ahead < min(at + DROP_BYTES, end):
+        while self._ahead < until:
+            wanted = _UNUSED[: min(end, len(self.buffer)) - self._ahead]
             with storage_errors(self.path):
-                wanted = _UNUSED[: end - self._ahead]
                 got = os.preadv(self._file.fileno(), [wanted], self._ahead)
             if not got:
                 raise IntegrityError(
