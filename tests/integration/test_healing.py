@@ -13,8 +13,8 @@ from tests.integration.quick_site import write_quick_site
 from tests.integration.test_local_path import evalhpc
 from tests.models.checkpoints import write_hf
 
-#: In a job's script, before anything of ours begins: once, its first life is killed so.
-_ONCE = "case $0 in *{kind}.sbatch) [[ -e {mark} ]] || {{ : >{mark}; kill -{signal} $$; }};; esac"
+#: In a job's script, before anything of ours begins: once, it is killed.
+_ONCE = "case $0 in *{kind}.sbatch) [[ -e {mark} ]] || {{ : >{mark}; kill -KILL $$; }};; esac"
 #: In a harness's script: once, in pass 0, what is above it is killed, the gateway.
 _ABOVE = (
     "if [[ $EVALHPC_OUTPUT_DIR == */passes/0/* ]] && mkdir {mark} 2>/dev/null; then\n"
@@ -42,28 +42,24 @@ def status(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_killed_gateway_is_begun_again_in_its_job(tmp_path: Path) -> None:
-    """kill -9 of the process that the harness asks in pass 0: nobody resumes."""
-    mark = tmp_path / "once"
-    run, done = submit(tmp_path, harness=_ABOVE.format(mark=mark))
-    assert mark.is_dir()
+def test_what_is_killed_once_is_begun_again(tmp_path: Path) -> None:
+    """kill -9 of the process that the harness asks in pass 0, and of the collector's script as a
+    whole: nobody resumes, and `status` says what was run again."""
+    gateway, script = tmp_path / "gateway", tmp_path / "script"
+    setup = _ONCE.format(kind="collect", mark=script)
+    run, done = submit(tmp_path, setup=setup, harness=_ABOVE.format(mark=gateway))
+    assert gateway.is_dir()
+    assert script.is_file()
     assert done.returncode == 0, done.stderr
     log = (run / "logs" / "planning-0.log").read_text()
     assert "killed by SIGKILL (out of memory?), 1 of 3: it is begun again" in log
+    jobs = [job for job in status(run)["jobs"] if job["kind"] == "collect"]
+    assert [bool(job["again"]) for job in jobs] == [False, True]
+    assert "submitted by the run itself" in evalhpc("status", run).stdout
     assert evalhpc("verify", run).returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["planning", "collect"])
-def test_a_script_that_is_killed_is_run_again(tmp_path: Path, kind: str) -> None:
-    """As a whole, so that nothing of it is left to begin again; `status` says so."""
-    setup = _ONCE.format(kind=kind, mark=tmp_path / "once", signal="KILL")
-    run, done = submit(tmp_path, setup=setup)
-    assert done.returncode == 0, done.stderr
-    jobs = [job for job in status(run)["jobs"] if job["kind"] == kind]
-    assert [bool(job["again"]) for job in jobs] == [False, True]
-    assert "submitted by the run itself" in evalhpc("status", run).stdout
-
-
+@pytest.mark.long
 def test_what_is_killed_each_time_is_given_up(tmp_path: Path) -> None:
     """Three lives a job, and no job again where the cause is known: code 13 with the cause."""
     harness = "[[ $EVALHPC_OUTPUT_DIR == */passes/1/* ]] && kill -KILL $PPID && sleep 60\n"
@@ -72,11 +68,3 @@ def test_what_is_killed_each_time_is_given_up(tmp_path: Path) -> None:
     assert "the collect job was killed 3 times by SIGKILL" in done.stderr
     assert len(list((run / "passes" / "1").glob("ok.interrupted-*"))) == 2
     assert [job["kind"] for job in status(run)["jobs"]].count("collect") == 1
-
-
-def test_scripts_that_are_killed_each_time_are_given_up(tmp_path: Path) -> None:
-    """Planning is run three times, then the run ends and says so: code 13."""
-    run, done = submit(tmp_path, setup="case $0 in *planning.sbatch) kill -KILL $$;; esac")
-    assert done.returncode == 13, done.stderr
-    assert "not begun again: the planning script was ended by a signal 3 times" in done.stderr
-    assert [job["kind"] for job in status(run)["jobs"]] == ["driver", *["planning"] * 3]

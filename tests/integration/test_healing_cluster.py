@@ -52,8 +52,8 @@ def cancelled_in_pass(desk: Desk, run: Path, kind: str) -> None:
     ("name", "kind", "again"),
     [
         ("held-in-0", "planning", ["planning", "shard", "collect"]),
-        ("held-in-1", "collect", ["collect"]),
-        ("kills-in-1", "collect", []),
+        pytest.param("held-in-1", "collect", ["collect"], marks=pytest.mark.long),
+        pytest.param("kills-in-1", "collect", [], marks=pytest.mark.long),
     ],
 )
 def test_a_run_goes_on_after_a_job_was_lost(
@@ -73,6 +73,7 @@ def test_a_run_goes_on_after_a_job_was_lost(
     wait_until(lambda: desk.queue() == [], timeout=30, what="no job is left")
 
 
+@pytest.mark.long
 def test_a_cancelled_run_does_not_go_on(desk: Desk) -> None:
     """`evalhpc cancel` reaches what the run submitted by itself, and nothing follows."""
     run = desk.home / "cancelled-in-0"

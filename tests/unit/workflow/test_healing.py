@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-import tenacity.nap
 
-from evalhpc.core.acceptance import Outcome
 from evalhpc.core.rendering import batch_job
 from evalhpc.errors import (
     ClusterError,
@@ -22,26 +16,15 @@ from evalhpc.errors import (
     FutileError,
     HarnessError,
     IncompleteError,
-    StorageError,
     UsageError,
 )
-from evalhpc.slurm.jobs import JobRecord
 from evalhpc.slurm.submission import Submission
-from evalhpc.storage.atomic import append_jsonl, storage_error
-from evalhpc.storage.leases import LeaseBook
-from evalhpc.workflow.collect import claim
-from evalhpc.workflow.collect.claim import alone
+from evalhpc.storage.atomic import append_jsonl
 from evalhpc.workflow.collect.collect import Collected, collect, wants_array
-from evalhpc.workflow.collect.refusals import refuse_failed
-from evalhpc.workflow.faults import passing
-from evalhpc.workflow.faults.passing import may_pass, patiently
-from evalhpc.workflow.node import driver, succession
 from evalhpc.workflow.node import jobs as nodes
-from evalhpc.workflow.node.local_cluster import LocalCluster
 from evalhpc.workflow.record.failure import note_failure
 from evalhpc.workflow.record.jobs import AGAIN, record_job, recorded_jobs
 from evalhpc.workflow.record.run import Run
-from evalhpc.workflow.serve.herald import is_over
 from evalhpc.workflow.submit import control
 from evalhpc.workflow.submit import launch as launching
 from evalhpc.workflow.watch.status import RunStatus
@@ -50,9 +33,6 @@ from tests.unit.workflow.test_walltime import plan, run_in
 
 if TYPE_CHECKING:
     from evalhpc.slurm.runner import Runner
-
-#: Scripts that do nothing, and say so.
-ENDS_WELL = cast("LocalCluster", SimpleNamespace(run=lambda *_: [0]))
 
 
 @pytest.fixture
@@ -216,281 +196,6 @@ def test_only_what_the_run_submitted_is_ended_where_nobody_wrote_it_down(
     launching.end_unrecorded(run, besides=13)
     [argv] = queue.named("scancel")
     assert [word for word in argv if word.isdigit()] == ["11"]
-
-
-# --- a collector that was asked to end
-
-
-@pytest.fixture
-def asked_to_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Jobs submitted by collector 7 of round 1 that was asked to end, in a job with restarts."""
-
-    def hand_over(restarts: int = 0) -> list[str]:
-        found: list[str] = []
-
-        class Known:
-            def jobs(self, _: list[int]) -> dict[int, list[JobRecord]]:
-                return {7: [JobRecord(7, restarts=restarts)]}
-
-        def launch(run: Run, round_: int, after: list[int], again: str) -> None:
-            record_job(run.paths, "collect", 8, round_, "slurm", again=again)
-            found.append(f"round {round_} after {after}")
-
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-        monkeypatch.setattr(succession, "open_run", lambda _: run)
-        monkeypatch.setattr(succession, "slurm_here", Known)
-        monkeypatch.setattr(succession, "launch_collect", launch)
-        succession.hand_over(run.paths.root, 1)
-        return found
-
-    return hand_over
-
-
-def test_a_collector_that_is_asked_to_end_leaves_a_successor(
-    run: Run, asked_to_end: Callable[..., list[str]]
-) -> None:
-    """One, which waits for its end; none where Slurm starts it again, or it had decided."""
-    submitted(run, "collect", 1)
-    assert asked_to_end(restarts=1) == []
-    assert asked_to_end() == ["round 1 after [7]"]
-    assert asked_to_end() == []
-    plan(run, 2, 10)
-    submitted(run, "collect", 2)
-    assert asked_to_end() == []
-
-
-def test_a_cancelled_run_gets_no_successor(
-    run: Run, asked_to_end: Callable[..., list[str]]
-) -> None:
-    """`evalhpc cancel` marks the run before it ends the jobs."""
-    submitted(run, "collect", 1)
-    run.paths.cancelled.touch()
-    assert asked_to_end() == []
-
-
-def test_successors_end_with_the_budget(run: Run, asked_to_end: Callable[..., list[str]]) -> None:
-    """And the run says so: 13."""
-    for _ in range(1 + AGAIN):
-        submitted(run, "collect", 1)
-    assert asked_to_end() == []
-    assert failure_code(run) == 13
-
-
-def test_a_killed_collectors_next_life_does_not_wait_for_its_lease(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the same start of the same job; after a requeue it does."""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    dead = LeaseBook(run.paths.collector_leases, claim._worker(), 60)
-    assert dead.next_unit([0]) == 0
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
-    with alone(run) as still_sole:
-        still_sole()
-    assert not dead.still_mine(0)
-    first = claim._worker()
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert claim._worker() != first
-
-
-def unseen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is there, and that this node believes absent, as NFS does for up to a minute."""
-    path.touch()
-    exists, lexists = Path.exists, os.path.lexists
-    monkeypatch.setattr(Path, "exists", lambda other: other != path and exists(other))
-    monkeypatch.setattr(os.path, "lexists", lambda other: Path(other) != path and lexists(other))
-
-
-@pytest.mark.parametrize("name", ["certificate", "cancelled", "failure"])
-def test_a_run_is_over_also_where_another_node_has_just_said_so(
-    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """`evalhpc cancel` marks the run, then asks its collector to end, which sees the mark."""
-    assert not is_over(run)
-    unseen(getattr(run.paths, name), monkeypatch)
-    assert is_over(run)
-
-
-def test_nothing_is_submitted_for_a_run_that_was_just_cancelled(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where this node has not heard of it: `cancel` has listed the jobs by then."""
-    monkeypatch.setattr(launching, "slurm_here", lambda: pytest.fail("it submits"))
-    unseen(run.paths.cancelled, monkeypatch)
-    with pytest.raises(UsageError, match="the run was cancelled"):
-        launching.launch_collect(run, 1)
-
-
-def test_a_cancelled_run_whose_successor_was_refused_has_not_failed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mark came while it was being submitted."""
-
-    def refuse(*_: object) -> None:
-        unseen(run.paths.cancelled, monkeypatch)
-        raise UsageError("the run was cancelled")
-
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(succession, "open_run", lambda _: run)
-    monkeypatch.setattr(succession, "_hand_over", refuse)
-    succession.hand_over(run.paths.root, 1)
-    assert not run.paths.failure.exists()
-
-
-def test_a_local_driver_starts_no_array_for_a_cancelled_run(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor one for a run that its collector has completed."""
-    plan(run, 1, 1)
-    assert driver._collect(run, ENDS_WELL) == (0, True)
-    unseen(run.paths.cancelled, monkeypatch)
-    assert driver._collect(run, ENDS_WELL) == (0, False)
-
-
-# --- a file system that is full or away
-
-
-def raised(number: int) -> StorageError:
-    """As storage raises it."""
-    error = OSError(number, "what")
-    found = storage_error(Path("x"), error)
-    found.__cause__ = error
-    return found
-
-
-@pytest.mark.parametrize(
-    ("error", "passes"),
-    [
-        (raised(errno.ENOSPC), True),
-        (raised(errno.ESTALE), True),
-        (OSError(errno.EDQUOT, "what"), True),
-        (HarnessError("exit code 1\n  | OSError: [Errno 28] No space left on device"), True),
-        (HarnessError("exit code 1\n  | no such task"), False),
-        (HarnessError("exit code -9", transient=True), True),
-        (raised(errno.EACCES), False),
-        (StorageError("another collector is at work"), False),
-        (ValueError("x"), False),
-    ],
-)
-def test_only_a_file_system_that_is_full_or_away_is_waited_for(
-    error: Exception, passes: bool
-) -> None:
-    """Whatever is met again at once is not."""
-    assert may_pass(error) is passes
-
-
-def test_work_is_tried_again_until_there_is_room_or_patience_is_over(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it was tried for in vain is told as StorageError."""
-    monkeypatch.setattr(passing, "FIRST", 0.01)
-    settings = run.spec.run.model_copy(update={"storage_wait": 0.02})
-    run = Run(run.paths, run.spec.model_copy(update={"run": settings}), run.hash)
-    tries: list[int] = []
-
-    def work() -> int:
-        tries.append(1)
-        if len(tries) < 3:
-            raise OSError(errno.ENOSPC, "full")
-        return len(tries)
-
-    assert patiently(run, work) == 3
-    tries.clear()
-
-    def in_vain() -> None:
-        tries.append(1)
-        raise OSError(errno.ENOSPC, "full", "a/b")
-
-    with pytest.raises(StorageError, match="cannot use a/b: No space left"):
-        patiently(run, in_vain)
-    assert len(tries) == 3
-
-
-def test_a_harness_that_was_killed_is_run_three_times(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lack of memory is met again; whoever has killed it once may not be there again."""
-    monkeypatch.setattr(passing, "FIRST", 0.01)
-    outcome = Outcome(
-        benchmark="b", number=0, exit_code=-9, asked=1, answered=0, misses=1, dependents=0
-    )
-    tries: list[int] = []
-
-    def work() -> None:
-        tries.append(1)
-        refuse_failed([outcome])
-
-    with pytest.raises(HarnessError, match="signal 9"):
-        patiently(run, work)
-    assert len(tries) == 3
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds of the pauses, none of which is made."""
-    found: list[float] = []
-    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=found.append))
-    return found
-
-
-def test_a_full_disk_is_given_up_also_after_a_harness_was_killed(
-    run: Run, naps: list[float]
-) -> None:
-    """A harness that is run again whatever was waited is no leave to wait without end."""
-    limit = run.spec.run.storage_wait
-    tries: list[int] = []
-
-    def work() -> None:
-        tries.append(1)
-        if len(tries) == 1:
-            raise HarnessError("exit code -9", transient=True)
-        if sum(naps) > 2 * limit:
-            pytest.fail("it waits without end")
-        raise OSError(errno.ENOSPC, "full", "a/b")
-
-    with pytest.raises(StorageError, match="No space left"):
-        patiently(run, work)
-    assert sum(naps) >= limit
-
-
-def test_a_harness_that_tells_of_a_full_disk_is_run_few_times(run: Run, naps: list[float]) -> None:
-    """It may mean a disk that stays full ($HOME, /tmp), or only warn; and a run may take hours."""
-    tries: list[int] = []
-
-    def work() -> None:
-        tries.append(1)
-        raise HarnessError("exit code 1\n  | OSError: [Errno 28] No space left on device")
-
-    with pytest.raises(HarnessError, match="exit code 1"):
-        patiently(run, work)
-    assert len(tries) == 5
-    limit = run.spec.run.storage_wait
-    assert naps[0] == passing.FIRST
-    assert limit <= sum(naps) <= limit + passing.FIRST
-
-
-def test_a_shard_ends_when_the_file_system_is_back(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before, Slurm could not open the log of the collector that follows; its code stays 6."""
-    monkeypatch.setattr(passing, "FIRST", 0.01)
-    spec = run.spec.model_copy(
-        update={"site": run.spec.site.model_copy(update={"scheduler": "slurm"})}
-    )
-    monkeypatch.setattr(nodes, "open_run", lambda _: Run(run.paths, spec, run.hash))
-    tries: list[int] = []
-
-    def fail(*_: object) -> None:
-        raise raised(errno.EROFS)
-
-    def write(*_: object) -> None:
-        tries.append(1)
-        if len(tries) < 3:
-            raise raised(errno.EROFS)
-
-    monkeypatch.setattr(nodes, "run_shard", fail)
-    monkeypatch.setattr(passing, "write_bytes", write)
-    assert nodes.answering(run.paths.root, 1, 0) == 6
-    assert len(tries) == 3
 
 
 # --- a user who resumes meanwhile
