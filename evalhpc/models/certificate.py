@@ -39,4 +39,5 @@ class Certificate(Frozen):
     merkle_root: str  # over (key, answer digest) of every answer, in order of keys
     final_pass: int
     files: dict[str, str]  # below results/ → SHA-256
+    seals: int | None = None  # how many of the journals' seals count; None: all, however many
     failed: tuple[str, ...] = ()  # keys (hex) of the requests without an answer

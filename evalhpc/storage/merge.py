@@ -96,7 +96,7 @@ def _merge(paths: list[Path], temporary: Path, run_hash: str, seals: Seals | Non
         index = Index(paths, run_hash, temporary.parent, bodies.add, seals)
         choice = choose(index.rows, temporary.parent)
         bodies.close_up(index.rows.chunks(), choice)
-        _write_layout(temporary, index, choice, run_hash, bodies.size)
+        _write_layout(temporary, index, choice, run_hash, bodies.size, seals)
         bodies.sync()
     return MergeReport(
         journals=len(paths),
@@ -108,9 +108,12 @@ def _merge(paths: list[Path], temporary: Path, run_hash: str, seals: Seals | Non
     )
 
 
-def _write_layout(temporary: Path, index: Index, choice: Choice, run_hash: str, size: int) -> None:
+def _write_layout(
+    temporary: Path, index: Index, choice: Choice, run_hash: str, size: int, seals: Seals | None
+) -> None:
     """Everything but the bodies, which have `size` bytes."""
-    with LayoutWriter(temporary, run_hash, len(choice.by_key), size) as writer:
+    count = seals.count if seals else 0
+    with LayoutWriter(temporary, run_hash, len(choice.by_key), size, count) as writer:
         writer.rows(_columns(index, choice))
         writer.by_key(
             {"keys": as_bytes(records["key"]), "rows": records["row"]}

@@ -71,16 +71,16 @@ def count_seals(folder: Path) -> int:
         gone = set(range(1, max(numbers, default=0))) - numbers
         if not gone:
             return len(numbers)
-    raise IntegrityError(
-        f"{folder / str(min(gone))} is gone: nothing else says how far journals counted then",
-        cause="it was removed, or the file system lost it",
-        hint=f"ls -l {folder}  # {_RESTORE}",
-    )
+    raise _gone(folder / str(min(gone)))
 
 
-def read_seals(folder: Path) -> Seals:
-    """Every seal of a run; raises StorageError, IntegrityError for one that is damaged or gone."""
-    seals = Seals(count_seals(folder))
+def read_seals(folder: Path, first: int | None = None) -> Seals:
+    """Every seal of a run, or the first so many; raises StorageError, IntegrityError for one that
+    is damaged or gone."""
+    count = count_seals(folder)
+    if first is not None and first > count:
+        raise _gone(folder / str(count + 1))
+    seals = Seals(count if first is None else first)
     for number in range(1, seals.count + 1):
         for journal, size in _read(folder / str(number) / _NAME).items():
             if size > seals.size(journal):
@@ -138,6 +138,14 @@ def _try_seal(folder: Path, number: int, grown: Mapping[str, int]) -> None:
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _gone(path: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is gone: nothing else says how far journals counted then",
+        cause="it was removed, or the file system lost it",
+        hint=f"ls -l {path.parent}  # {_RESTORE}",
+    )
 
 
 def _read(path: Path) -> dict[str, int]:

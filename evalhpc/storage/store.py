@@ -42,6 +42,8 @@ class Store:
         self._layout = layout
         self._file = file
         self._answers = layout.answers
+        #: How many seals the journals were read by.
+        self.seals = layout.seals
         self._shift = MOST_PREFIX_BITS - prefix_bits(layout.answers)
         self._keys_at = layout.at.get("keys", 0)
         self._blob_at = layout.at.get("blob", 0)

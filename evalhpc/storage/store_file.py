@@ -1,6 +1,6 @@
 """The layout of store.h5: contiguous HDF5 datasets, so that a reader can map all of it.
 
-    attributes   format, run_hash, hash, answers, bytes
+    attributes   format, run_hash, hash, answers, bytes, seals (how many its journals were read by)
     blob         uint8 (bytes)      the bodies, one behind the other
     offsets      int64 (N + 1)      body i is blob[offsets[i]:offsets[i + 1]]
     digest       uint8 (N, 16)      of key, status, content type and body: core.frames
@@ -69,6 +69,7 @@ class Layout:
     size: dict[str, int]
     content_types: list[str]
     journals: list[str]
+    seals: int = 0
 
     @classmethod
     def empty(cls) -> Layout:
@@ -111,6 +112,7 @@ def _layout(file: h5py.File) -> Layout:
     answers, size = int(file.attrs["answers"]), int(file.attrs["bytes"])
     layout = Layout.empty()
     layout.answers = answers
+    layout.seals = int(file.attrs.get("seals", 0))
     for name in TABLES:
         table = decode_meta(file[name][()].tobytes())
         if not (isinstance(table, list) and all(isinstance(text, str) for text in table)):

@@ -62,12 +62,13 @@ class _Target(io.FileIO):
 class LayoutWriter:
     """Completes a file that holds a store's bodies. A failed write is raised by `close`."""
 
-    def __init__(self, path: Path, run_hash: str, answers: int, size: int) -> None:
+    def __init__(self, path: Path, run_hash: str, answers: int, size: int, seals: int = 0) -> None:
         self._answers = answers
         self._target = _Target(path)
         self._file, at = _begun(self._target, run_hash, answers, size)
         if size and at != bodies_at(run_hash):
             raise RuntimeError(f"HDF5 puts bodies at {at} that are at {bodies_at(run_hash)}")
+        self._file.attrs["seals"] = seals
 
     def rows(self, chunks: Iterable[Mapping[str, Column]]) -> None:
         """Write COLUMNS, and as `offsets` the sums of `length`, the bodies' sizes, of all rows."""

@@ -47,7 +47,7 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
     """Write everything that a complete run has; the certificate comes last and says so."""
     failed = _failed(run)
     counts = _counts(run, number, outcomes, merged, failed)
-    root = _checked_root(run, outcomes, failed)
+    root, seals = _checked_root(run, outcomes, failed)
     number_of = {outcome.benchmark: outcome.number for outcome in outcomes}
     redact_unfinished(run)
     _empty(run.paths.results)
@@ -65,7 +65,7 @@ def publish(run: Run, number: int, outcomes: list[Outcome], merged: MergeReport)
         passes=[outcome.model_dump(exclude={"log_tail"}) for outcome in outcomes],
         counts=counts.model_dump(),
     )
-    certificate = _certificate(run, number, counts, root, failed)
+    certificate = _certificate(run, number, counts, root, seals, failed)
     report = report_markdown(document, read_provenance(run), certificate)
     write_failures(run, failed)
     write_text(run.paths.report, report)
@@ -125,11 +125,12 @@ def _failed(run: Run) -> dict[bytes, Failed]:
         return failed_requests(run, store)
 
 
-def _checked_root(run: Run, outcomes: list[Outcome], failed: Collection[bytes]) -> str:
-    """The Merkle root of the answers, each hashed anew, and the one that every pass was given."""
+def _checked_root(run: Run, outcomes: list[Outcome], failed: Collection[bytes]) -> tuple[str, int]:
+    """The Merkle root of the answers, each hashed anew, and the one that every pass was given; and
+    how many seals they were read by."""
     with run.open_store() as store:
         store.verify()
-        root = merkle_root(store.pairs())
+        root, seals = merkle_root(store.pairs()), store.seals
         stored = stored_answers(run, store, failed)
     for outcome in outcomes:
         if outcome.store_root != stored[outcome.benchmark].root:
@@ -139,7 +140,7 @@ def _checked_root(run: Run, outcomes: list[Outcome], failed: Collection[bytes]) 
                 cause="another collector merged meanwhile",
                 hint=f"evalhpc resume {run.word}",
             )
-    return root
+    return root, seals
 
 
 def _empty(folder: Path) -> None:
@@ -184,7 +185,7 @@ def _counts(
 
 
 def _certificate(
-    run: Run, number: int, counts: Counts, root: str, failed: Collection[bytes]
+    run: Run, number: int, counts: Counts, root: str, seals: int, failed: Collection[bytes]
 ) -> Certificate:
     spec = run.spec
     submitted = read_provenance(run).get("images", {})
@@ -205,6 +206,7 @@ def _certificate(
         merkle_root=root,
         final_pass=number,
         files=result_files(run),
+        seals=seals,
         failed=tuple(sorted(key.hex() for key in failed)),
     )
 

@@ -21,7 +21,7 @@ def verify_run(run: Run) -> list[tuple[str, str]]:
     certificate = read_certificate(run)
     checks = [("run.yaml", f"hash {run.hash[:16]}")]
     checks.append(("plans", _check_plans(run, certificate)))
-    answers, late = journalled(run)
+    answers, late = journalled(run, certificate.seals)
     checks.append(("completeness", _check_complete(run, certificate, answers) + late))
     checks.append(("answers", _check_answers(run, certificate, answers)))
     checks.append(("results", _check_files(run, certificate)))
@@ -36,13 +36,14 @@ def _check_plans(run: Run, certificate: Certificate) -> str:
     return f"{len(certificate.plans)} as certified"
 
 
-def journalled(run: Run) -> tuple[dict[bytes, bytes], str]:
+def journalled(run: Run, sealed: int | None = None) -> tuple[dict[bytes, bytes], str]:
     """Key → digest of the answer that counts: the first by seal, journal name and place.
 
-    And what is to be said of those that came too late to count. Without seals (runs of earlier
-    versions) none is late.
+    And what is to be said of those that came too late to count: after so many seals (`sealed`), or
+    after all there are. Without either (runs of earlier versions) none is late.
     """
-    seals = read_seals(run.paths.seals)
+    seals = read_seals(run.paths.seals, sealed)
+    by_seal = sealed is not None or seals.count > 0
     answers: dict[bytes, tuple[int, bytes]] = {}
     late = 0
     for path in run_journals(run):
@@ -50,7 +51,7 @@ def journalled(run: Run) -> tuple[dict[bytes, bytes], str]:
             if isinstance(item, Damage):
                 continue  # its request was asked again, or completeness fails
             end, key, answer = item
-            seal = seals.number(path.name, end) if seals.count else 0
+            seal = seals.number(path.name, end) if by_seal else 0
             if seal is None:
                 late += 1
             elif key not in answers or seal < answers[key][0]:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalhpc.errors import StorageError
-from evalhpc.storage.seals import Seals, count_seals, seal, sealable
+from evalhpc.models.certificate import Certificate
+from evalhpc.storage.atomic import is_there
+from evalhpc.storage.seals import Seals, count_seals, read_seals, seal, sealable
+from evalhpc.workflow.record.records import read_record
 from evalhpc.workflow.record.run import Run
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ def merge(run: Run) -> MergeReport:
 
     They are sealed first: whichever answers this store holds are those of every later one. Of two
     merges at once the one with fewer seals begins anew: no older store comes to lie over a newer.
+    Of a run that is complete nothing more is sealed: its store has what was certified.
     Raises StorageError, IntegrityError.
     """
     for _ in range(_TRIES):
@@ -54,12 +58,13 @@ def _merge_once(run: Run) -> MergeReport | None:
     def look(fresh: Path, report: MergeReport) -> None:
         # Nothing else takes away or replaces what is sealed.
         suspect = report.damaged or report.disagreements or missing
+        suspect = suspect and not is_there(run.paths.certificate)
         lost = find_lost(run, fresh) if suspect else None
         # What was compared, and is replaced now, is then no newer than `fresh`.
-        if count_seals(run.paths.seals) != seals.count:
+        if _count(run) != seals.count:
             raise _Overtaken
         for name in missing:
-            log.warning("%s is gone or shorter than it was; what it lacks is asked again", name)
+            log.warning("%s is gone or shorter than it was", name)
         if lost:
             note_lost(run, lost)
 
@@ -69,7 +74,7 @@ def _merge_once(run: Run) -> MergeReport | None:
         )
     except _Overtaken:
         return None
-    if count_seals(run.paths.seals) != seals.count:
+    if _count(run) != seals.count:
         return None  # whoever slept just then has put an older store over a newer one
     log.info(
         "store: %d answers, %d duplicates, %d damaged frames from %d journals",
@@ -90,11 +95,28 @@ def _sealed(run: Run) -> tuple[list[Path], Seals, list[str]]:
     """The journals, sealed as they are now; and the names of those that are gone or shorter."""
     journals = run_journals(run)
     sizes = sealable(journals)
-    seals = seal(run.paths.seals, sizes)
+    certified = _certified(run)
+    if certified is None:
+        seals = seal(run.paths.seals, sizes)
+    else:
+        seals = read_seals(run.paths.seals, certified)
     if seals.missing(sizes):  # or another merge has sealed what came after this look
         journals = run_journals(run)
         sizes = sealable(journals)
     return journals, seals, seals.missing(sizes)
+
+
+def _count(run: Run) -> int:
+    """How many seals count now."""
+    certified = _certified(run)
+    return count_seals(run.paths.seals) if certified is None else certified
+
+
+def _certified(run: Run) -> int | None:
+    """How many seals the certificate counted, where there is one that says so."""
+    if not is_there(run.paths.certificate):
+        return None
+    return read_record(run.paths.certificate, Certificate).seals
 
 
 def run_journals(run: Run) -> list[Path]:
