@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evalhpc.core.frames import DIGEST_BYTES, payload_digest
 from evalhpc.core.identity import KEY_BYTES, Answer
@@ -104,6 +105,19 @@ class Store:
         """(key, digest) in the order of the keys: what `core.merkle.merkle_root` takes."""
         for place in range(self._answers):
             yield self._key(place), self._digest(self._column["rows"][place])
+
+    def index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Every key, rising (N of S20); the row of each (N); and the digests of the rows (N, 16).
+
+        They are mapped: none may be kept once the store is closed.
+        """
+        data = self._file.buffer if self._file is not None else b""
+        start, stop = self._layout.span("keys")
+        keys = np.frombuffer(memoryview(data)[start:stop], f"S{KEY_BYTES}")
+        start, stop = self._layout.span("digest")
+        digests = np.frombuffer(memoryview(data)[start:stop], np.uint8)
+        rows = np.asarray(self._column["rows"], np.int64)
+        return keys, rows, digests.reshape(-1, DIGEST_BYTES)
 
     def verify(self) -> None:
         """Hash every answer again, in flat memory; raises FrameError naming the first bad one."""
