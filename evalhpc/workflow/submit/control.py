@@ -207,7 +207,7 @@ def merge_run(run: Run) -> dict[str, Any]:
             "this run has nothing to merge yet: no round was planned",
             hint=f"evalhpc status {run.word}",
         )
-    with alone(run):  # an older store must not come to lie over a collector's
+    with alone(run):  # a collector publishes the answers that its pass was given, and no more
         report = merge(run)
     last = planned_rounds(run)[-1]
     with run.open_store() as store:

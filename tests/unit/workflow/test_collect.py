@@ -70,7 +70,7 @@ def test_an_outcome_without_results_is_not_used_again(run: Run) -> None:
 
 
 def test_a_merge_by_hand_waits_for_no_collector_and_does_not_race_it(run: Run) -> None:
-    """An older store would come to lie over a newer one."""
+    """Answers that it seals just then would count beside those that the last pass was given."""
     plan(run, 1, 1)
     with claim.alone(run), pytest.raises(StorageError, match="another collector"):
         merge_run(run)
