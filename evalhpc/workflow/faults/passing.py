@@ -31,6 +31,9 @@ _PASSING = frozenset(
 _SAID = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.ESTALE)))
 #: Times that harnesses are run again in one job because one was killed.
 KILLS = 2
+#: Times that they are run again because of a full disk, where the run's own has room: it may have
+#: been freed meanwhile, but a node's own disk (an image's folder, /tmp) is not to be waited for.
+ELSEWHERE = 1
 #: Seconds before the first further try, and at most between two.
 FIRST, LONGEST = 1.0, 30.0
 #: A harness costs its whole run: each pause is so many times all before, and its tries are few.
@@ -57,13 +60,15 @@ def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
     At most `run.storage_wait` seconds, and `most`, are spent on waiting; then the last error is
     raised, as StorageError or as what `work` made of it.
     """
-    limit, kills = min(run.spec.run.storage_wait, most), 0
+    limit, kills, elsewhere = min(run.spec.run.storage_wait, most), 0, 0
     soon = wait_exponential(FIRST, max=LONGEST)
 
     def goes_on(error: BaseException) -> bool:
-        nonlocal kills
+        nonlocal kills, elsewhere
         kills += _is_killed(error)
-        return may_pass(error) and kills <= KILLS
+        said = isinstance(error, HarnessError) and may_pass(error) and not _is_killed(error)
+        elsewhere += said and _has_room(run)
+        return may_pass(error) and kills <= KILLS and elsewhere <= ELSEWHERE
 
     def pause(state: RetryCallState) -> float:
         error, waited = _error(state), state.idle_for
@@ -98,15 +103,23 @@ def patiently(run: Run, work: Callable[[], T], most: float = math.inf) -> T:
 def await_room(run: Run, most: float = math.inf) -> None:
     """Return once a file of some size can be written into the run directory; waits as `patiently`
     does."""
+    patiently(run, lambda: _write(run), most)
+
+
+def _has_room(run: Run) -> bool:
+    try:
+        _write(run)
+    except (EvalhpcError, OSError):
+        return False
+    return True
+
+
+def _write(run: Run) -> None:
     probe = temporary_name(run.paths.logs / "room")
-
-    def write() -> None:
-        try:
-            write_bytes(probe, bytes(ROOM))
-        finally:
-            probe.unlink(missing_ok=True)
-
-    patiently(run, write, most)
+    try:
+        write_bytes(probe, bytes(ROOM))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _error(state: RetryCallState) -> BaseException:
