@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,13 @@ NODES = ("login", "n1", "n2", "n3", "n4")
 #: Of a file server whose errors a job is to meet, not to wait out.
 IMPATIENT = ("--set", "run.storage_wait=0.1")
 SLOW = ("--set", "deploy.extra_args=[slow]", "--set", "run.unit_size=1")
+#: One request after the other, so that a failure comes among them.
+SINGLY = (*SLOW, "--set", "run.concurrency=1")
 
 
 @pytest.fixture(scope="module")
 def disk(cluster: DevCluster) -> Iterator[Disk]:
-    """Mounted on each node, with caches as long as those of NFS."""
+    """Mounted on each node, whose caches outlast leases."""
     if reason := why_none():
         if os.environ.get("EVALHPC_REQUIRE_CLUSTER") == "1":
             pytest.fail(reason)
@@ -38,7 +40,7 @@ def disk(cluster: DevCluster) -> Iterator[Disk]:
         made.folder.mkdir(parents=True)
         last.callback(shutil.rmtree, place)
         os.chown(made.folder, owner.st_uid, owner.st_gid)
-        made.build(cached=30, locks="local")
+        made.build(cached=6, locks="local")
         for node in NODES:
             cluster.exec([str(made.mount)], node=node, user="root", check=True)
             umount = ["umount", "--lazy", str(made.folder)]
@@ -53,16 +55,18 @@ def desk(cluster: DevCluster) -> Iterator[Desk]:
 
 
 @pytest.fixture(scope="module")
-def right(desk: Desk) -> dict[str, bytes]:
-    """What the harness writes where nothing goes wrong."""
+def right(desk: Desk) -> Path:
+    """A run where nothing goes wrong, beside the others."""
     run = desk.home / "right"
-    done = desk.submit(run, "--shards", 2, "--wait")
+    done = desk.submit(run, "--shards", 2)
     assert done.returncode == 0, done.stderr
-    return harness_files(run)
+    return run
 
 
 def harness_files(run: Path) -> dict[str, bytes]:
-    """Name → content of what the harness itself wrote."""
+    """Name → content of what the harness itself wrote, once the run is complete."""
+    complete = (run / "certificate.json").exists
+    wait_until(complete, timeout=60, what=f"{run.name} is complete")
     found = {path.name: path.read_bytes() for path in (run / "results").rglob("*_2026-*")}
     assert len(found) == 2
     return found
@@ -93,58 +97,93 @@ def completed(desk: Desk, run: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_slow_and_with_caches(disk: Disk, desk: Desk, right: dict[str, bytes]) -> None:
-    """Four nodes that each believe for half a minute what they saw last: the same results, and
-    whoever waits at the login node is told of them. Wherever the disk then fails under a command,
-    that is said."""
-    run = disk.folder / "cached"
-    with disk.behaving(latency=3000):
-        done = desk.submit(
-            run, *SLOW, "--shards", 4, "--set", "slurm.extra=[--exclusive]", "--wait"
-        )
-    assert done.returncode == 0, done.stderr
-    assert harness_files(run) == right
-    assert desk.evalhpc("verify", run).returncode == 0
-    codes = []
-    for spared in (20, 40, 60, 90):
-        desk.cluster.exec(["ls", str(run)], check=True)
-        with disk.behaving(any=errno.EIO, spared=spared):
-            done = desk.evalhpc("verify", run)
-        codes.append(done.returncode)
-        failing = "likely cause: the storage or its network is failing" in done.stderr
-        assert failing == (done.returncode == StorageError.exit_code), done.stderr
-    assert StorageError.exit_code in codes
-    assert set(codes) <= {0, StorageError.exit_code}
-
-
-@pytest.mark.parametrize(
-    "failing",
-    [{"growth": errno.EDQUOT, "late": 1}, {"change": errno.EROFS}],
-    ids=["quota", "read-only"],
-)
-def test_a_disk_that_takes_nothing(
-    disk: Disk, desk: Desk, right: dict[str, bytes], failing: dict[str, int]
-) -> None:
-    """The jobs end, no score is shown, and `resume` completes the run once the file system is well
-    again."""
-    run = disk.folder / "-".join(f"{key}-{value}" for key, value in failing.items())
-    assert desk.submit(run, *SLOW, *IMPATIENT, "--shards", 2).returncode == 0
-    wait_until(lambda: marked_done(run) > 0, timeout=60, what="a unit is done")
+@contextmanager
+def ended_by(disk: Disk, desk: Desk, run: Path, **failing: int) -> Iterator[None]:
+    """What the block starts ends at the disk's failure, and shows no score."""
+    yield
     with disk.behaving(**failing):
         wait_until(lambda: idle(desk, run), timeout=60, what="no job of the run is left")
     assert not (run / "certificate.json").exists()
+
+
+def fails_at(disk: Disk, desk: Desk, run: Path, spared: int) -> bool:
+    """Whether `verify` says that the disk failed, which does after so many operations."""
+    desk.cluster.exec(["ls", str(run)], check=True)
+    with disk.behaving(any=errno.EIO, spared=spared):
+        done = desk.evalhpc("verify", run)
+    failing = "likely cause: the storage or its network is failing" in done.stderr
+    assert done.returncode == (StorageError.exit_code if failing else 0), done.stderr
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("shards", "spared"),
+    [(2, [20]), pytest.param(4, [20, 40, 60, 90], marks=pytest.mark.long)],
+)
+def test_slow_and_with_caches(
+    disk: Disk, desk: Desk, right: Path, shards: int, spared: list[int]
+) -> None:
+    """Nodes that each believe for a while what they saw last: the same results, and whoever waits
+    at the login node is told of them. Wherever the disk then fails under a command, that is
+    said."""
+    run = disk.folder / f"cached-{shards}"
+    with disk.behaving(latency=1000):
+        done = desk.submit(
+            run, *SLOW, "--shards", shards, "--set", "slurm.extra=[--exclusive]", "--wait"
+        )
+    assert done.returncode == 0, done.stderr
+    assert harness_files(run) == harness_files(right)
+    assert desk.evalhpc("verify", run).returncode == 0
+    failed = [fails_at(disk, desk, run, operations) for operations in spared]
+    assert any(failed)
+
+
+def test_a_disk_that_fails_in_every_way(disk: Disk, desk: Desk, right: Path) -> None:
+    """A used-up quota ends the jobs, and so does one that is read-only from their start. A server
+    that does not answer for longer than leases last, and then knows no file that was open, costs no
+    answer: `resume` completes the run."""
+    run = disk.folder / "failing"
+    with ended_by(disk, desk, run, growth=errno.EDQUOT, late=1):
+        assert desk.submit(run, *SINGLY, *IMPATIENT, "--shards", 2).returncode == 0
+        wait_until(lambda: marked_done(run) > 0, timeout=60, what="a unit is done")
+    with ended_by(disk, desk, run, change=errno.EROFS):
+        assert desk.evalhpc("resume", run).returncode == 0
+    done_before = marked_done(run)
+    assert desk.evalhpc("resume", run).returncode == 0
+    wait_until(
+        lambda: marked_done(run) > done_before or idle(desk, run),
+        timeout=60,
+        what="another unit is done, if any was left",
+    )
+    stalled(disk, desk)
     completed(desk, run)
-    assert harness_files(run) == right
+    assert harness_files(run) == harness_files(right)
 
 
-def test_a_file_server_that_is_replaced(disk: Disk, desk: Desk, right: dict[str, bytes]) -> None:
-    """One that does not answer for longer than leases last, and then knows no file that was open,
-    costs no answer."""
+@pytest.mark.long
+def test_read_only_in_the_middle(disk: Disk, desk: Desk, right: Path) -> None:
+    """The jobs end, no score is shown, and `resume` completes the run."""
+    run = disk.folder / "read-only"
+    with ended_by(disk, desk, run, change=errno.EROFS):
+        assert desk.submit(run, *SINGLY, *IMPATIENT, "--shards", 2).returncode == 0
+        wait_until(lambda: marked_done(run) > 0, timeout=60, what="a unit is done")
+    completed(desk, run)
+    assert harness_files(run) == harness_files(right)
+
+
+@pytest.mark.long
+def test_a_file_server_that_is_replaced(disk: Disk, desk: Desk, right: Path) -> None:
+    """It costs no answer of jobs that wait for the file system, either."""
     run = disk.folder / "replaced"
-    assert desk.submit(run, *SLOW, "--shards", 2).returncode == 0
+    assert desk.submit(run, *SINGLY, "--shards", 2).returncode == 0
     wait_until(lambda: marked_done(run) > 0, timeout=60, what="a unit is done")
+    stalled(disk, desk)
+    completed(desk, run)
+    assert harness_files(run) == harness_files(right)
+
+
+def stalled(disk: Disk, desk: Desk) -> None:
+    """The file server stands still for longer than leases last, and begins anew."""
     with disk.behaving(stalled=1):
         desk.cluster.exec(["sleep", "6"])  # `run.lease_timeout` is 5 s
         disk.forget_handles()
-    completed(desk, run)
-    assert harness_files(run) == right
