@@ -216,9 +216,10 @@ class Desk:
 
     def _beat(self) -> None:
         assert self._journal is not None
+        said = self._stats()  # before the flush: what it says is answered is durable by then
         self._journal.flush()
         with self._lock:
-            self._book.beat(self._stats())
+            self._book.beat(said)
 
     def _seconds(self) -> dict[str, float]:
         """State → seconds so far, the present one included: what later estimates rest on."""

@@ -135,6 +135,24 @@ def test_each_endpoint_gets_its_own_units_and_no_others(tmp_path: Path) -> None:
         asyncio.run(work(desk))
 
 
+def test_a_heartbeat_counts_durable_answers_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes during its flush is in the next."""
+    flush = JournalWriter.flush
+
+    def answered_meanwhile(journal: JournalWriter, *, sync: bool = True) -> None:
+        flush(journal, sync=sync)
+        desk.counts.answered += 1
+
+    desk.counts.answered = 5
+    desk._pulse.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalWriter, "flush", answered_meanwhile)
+        desk._beat()
+    assert worker_stats(desk.run.paths.round_leases(1))["00000"]["answered"] == 5
+
+
 def test_a_desk_says_how_long_each_state_took(tmp_path: Path) -> None:
     """The last heartbeat has seconds by state, the visits of a state added up."""
     with Desk(planned(tmp_path, ["model"]), 1, 0) as desk:
