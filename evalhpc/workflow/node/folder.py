@@ -22,6 +22,7 @@ _KEEP_SECONDS = 14 * 24 * 3600
 #: An image is compressed to a half or less.
 _EXPANSION = 2
 _SUPERBLOCK = 96
+_UID_MAP = "/proc/self/uid_map"
 #: Only root makes device nodes, and the node's own /dev is mounted over them.
 _HARMLESS = re.compile(r"(character|block) device|superuser")
 
@@ -32,7 +33,7 @@ def node_folder(place: str | None) -> Path:
     Raises StorageError if it is somebody else's, who could then put any program into it.
     """
     parent = Path(os.path.expandvars(place or "/tmp"))
-    folder = parent / f"evalhpc-{os.geteuid()}"
+    folder = parent / f"evalhpc-{outer_user(Path(_UID_MAP).read_text(), os.geteuid())}"
     with storage_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
@@ -45,6 +46,18 @@ def node_folder(place: str | None) -> Path:
         for name in ("images", "commands"):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def outer_user(uid_map: str, uid: int) -> int:
+    """The id by which a node knows this user: within a user namespace everybody may be 0.
+
+    `uid_map`: lines of three numbers, the first id inside and outside, and how many there are.
+    """
+    for line in uid_map.splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid
 
 
 def private_folder(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evalhpc.errors import StorageError
-from evalhpc.workflow.node.folder import node_folder, private_folder
+from evalhpc.workflow.node.folder import node_folder, outer_user, private_folder
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,19 @@ def test_a_commands_folder_lives_as_long_as_the_command(tmp_path: Path) -> None:
     private_folder(folder)
     assert not ended.exists()
     assert first.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "uid", "outer"),
+    [
+        ("         0          0 4294967295\n", 20001, 20001),
+        ("         0      20001          1\n", 0, 20001),
+        ("         0       1000          1\n         1     100000      65536\n", 7, 100006),
+        ("         0      20001          1\n", 65534, 65534),
+    ],
+)
+def test_users_who_are_root_in_a_namespace_have_a_folder_each(
+    uid_map: str, uid: int, outer: int
+) -> None:
+    """Named by the id outside; one that is not mapped keeps its own."""
+    assert outer_user(uid_map, uid) == outer
