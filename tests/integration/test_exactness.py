@@ -48,6 +48,7 @@ class Cell:
     samples: dict[str, int]  # task → lines in samples.h5
     settings: tuple[str, ...] = ()
     layer: str | None = None  # its own environment, below harnesses/ in ours
+    long: bool = False  # for `scripts/test --long`: minutes of starting interpreters
 
 
 CELLS = [
@@ -65,7 +66,7 @@ CELLS = [
     ),
     Cell(
         "nemo-evaluator", "mtbench.mtbench", harness_outputs.mtbench,
-        requests=2 * 4 + 1, passes=4, samples={}, layer="nemo-evaluator",
+        requests=2 * 4 + 1, passes=4, samples={}, layer="nemo-evaluator", long=True,
         settings=(
             "params.endpoint=chat", "params.limit=2", "run.max_rounds=5",
             # It finds its own results only when the judge has this name.
@@ -90,7 +91,15 @@ CELLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.harness}-{cell.task}")
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(
+            cell, id=f"{cell.harness}-{cell.task}", marks=[pytest.mark.long] if cell.long else []
+        )
+        for cell in CELLS
+    ],
+)
 def test_shards_leave_what_a_plain_run_leaves(cell: Cell, tmp_path: Path) -> None:
     """Results and samples are equal, and come from as many passes and requests as are needed."""
     run_dir, plain = tmp_path / "run", tmp_path / "plain"
