@@ -29,7 +29,6 @@ from evalhpc.storage.locks import exclusive
 
 #: Images are for everybody who may read the folder; nobody is to write into one.
 _IMAGE_MODE, _RECORD_MODE, _LOCK_MODE, _FOLDER_MODE = 0o444, 0o644, 0o666, 0o755
-_IMPORTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\+[0-9a-f]{16}\.(sqsh|sif)")
 _RECORD = ".json"
 
 
@@ -190,11 +189,6 @@ class ImageStore:
 def file_name(name: str, sha256: str, suffix: str) -> str:
     """`<name>+<first 16 digits>.sqsh`: no character that srun, a mount or a shell would read."""
     return f"{name}+{sha256[:16]}{suffix}"
-
-
-def is_imported(path: Path) -> bool:
-    """Whether the name is one that an import gives."""
-    return _IMPORTED.fullmatch(path.name) is not None
 
 
 def record_of(image: Path) -> ImageRecord | None:
